@@ -1,0 +1,165 @@
+"""NumPy or CuPy: the only file that knows there are two.
+
+An operation asks `array_module(x)` for the library that its array belongs to and calls it `xp`;
+everything else it writes is the same for both. CuPy is looked up through the arrays that arrive,
+so a machine without a GPU never imports it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of freed arrays instead of returning it to the system.
+
+    By default glibc maps every large array anew and unmaps it when freed, and the kernel clears
+    each page again at its first touch: 10 to 20 % of a training step on whole batches.
+    Other C libraries have no `mallopt` and are left as they are.
+    """
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+keep_freed_memory()
+
+
+def is_cupy(array: Array) -> bool:
+    """True for an array of CuPy, told from its type alone."""
+    return type(array).__module__.partition(".")[0] == "cupy"
+
+
+def array_module(array: Array) -> ModuleType:
+    """The library an array belongs to: `numpy` or `cupy`."""
+    return sys.modules["cupy"] if is_cupy(array) else np
+
+
+def device_of(array: Array) -> str:
+    """`"cpu"` or `"cuda"`."""
+    return "cuda" if is_cupy(array) else "cpu"
+
+
+def require_cupy() -> ModuleType:
+    """CuPy with a working GPU, or a RuntimeError that says what is missing."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise RuntimeError(
+            'device "cuda" needs CuPy: install it with pip install "minist[cuda12]" '
+            '(or "minist[cuda13]", as your CUDA driver is)'
+        ) from error
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise RuntimeError(
+            f'device "cuda" needs a GPU: CuPy {cupy.__version__} is installed but finds none '
+            f"({error}); is its package, cupy-cuda12x or cupy-cuda13x, the one of your driver?"
+        ) from error
+    return cupy
+
+
+def module_of(device: str) -> ModuleType:
+    """The array library of a device.
+
+    Raises
+    ------
+    ValueError
+        For a device other than `"cpu"` and `"cuda"`.
+    RuntimeError
+        For `"cuda"` where CuPy or a GPU is missing.
+    """
+    if device == "cpu":
+        return np
+    if device == "cuda":
+        return require_cupy()
+    raise ValueError(f'device must be "cpu" or "cuda", not {device!r}')
+
+
+def to_device(array: Array, device: str) -> Array:
+    """The array on a device; the same object where it is there already."""
+    if device_of(array) == device:
+        return array
+    xp = module_of(device)
+    return to_numpy(array) if xp is np else xp.asarray(array)
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """The array on the host. For a GPU array this waits for the card and copies."""
+    return array.get() if is_cupy(array) else np.asarray(array)
+
+
+def add_at(target: Array, index: Array, values: Array) -> None:
+    """target[index] += values for flat arrays, adding up where an index comes more than once."""
+    array_module(target).add.at(target, index, values)
+
+
+# --- random numbers -----------------------------------------------------------------------------
+
+
+class _Generators(threading.local):
+    """Each thread's own generator: generators are not safe to share between threads."""
+
+    current: np.random.Generator | None = None
+
+
+_generators = _Generators()
+
+
+def generator() -> np.random.Generator:
+    """The calling thread's random generator; seeded from the system unless `manual_seed` was."""
+    if _generators.current is None:
+        _generators.current = np.random.default_rng()
+    return _generators.current
+
+
+def manual_seed(seed: int) -> None:
+    """Seed the calling thread's generator, from which layers and dropout draw.
+
+    Numbers are drawn on the host on every device, so the same seed starts the same network on a
+    CPU and on a GPU.
+    """
+    _generators.current = np.random.default_rng(seed)
+
+
+@contextmanager
+def random_state(rng: np.random.Generator) -> Iterator[None]:
+    """Let the calling thread draw from `rng` inside the block."""
+    before, _generators.current = _generators.current, rng
+    try:
+        yield
+    finally:
+        _generators.current = before
+
+
+def num_threads() -> int:
+    """Threads to train on: `MINIST_NUM_THREADS`, or the cores this process may use.
+
+    Raises
+    ------
+    ValueError
+        Where the variable holds no whole number above 0.
+    """
+    text = os.environ.get("MINIST_NUM_THREADS")
+    if text is None:
+        if hasattr(os, "sched_getaffinity"):  # respects containers and taskset
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"MINIST_NUM_THREADS must be a whole number above 0, not {text!r}")
+    return int(text)

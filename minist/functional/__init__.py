@@ -1,0 +1,60 @@
+"""Every operation, each in one class: `forward` and the derived `backward` side by side.
+
+`import minist.functional as F` and call them as functions on tensors. Importing this package also
+gives `Tensor` its operators and methods.
+"""
+
+from .activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
+from .arithmetic import (
+    clip,
+    concatenate,
+    exp,
+    log,
+    mean,
+    permute,
+    reshape,
+    sqrt,
+    stack,
+    transpose,
+)
+from .arithmetic import abs_ as abs
+from .arithmetic import max_ as max
+from .arithmetic import sum_ as sum
+from .convolution import conv2d
+from .dropout import dropout
+from .linear import linear
+from .loss import cross_entropy, mse_loss, triplet_hinge_loss
+from .normalisation import batch_norm
+from .pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+
+__all__ = [
+    "abs",
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
+    "batch_norm",
+    "clip",
+    "concatenate",
+    "conv2d",
+    "cross_entropy",
+    "dropout",
+    "exp",
+    "leaky_relu",
+    "linear",
+    "log",
+    "log_softmax",
+    "max",
+    "max_pool2d",
+    "mean",
+    "mse_loss",
+    "permute",
+    "relu",
+    "reshape",
+    "sigmoid",
+    "softmax",
+    "sqrt",
+    "stack",
+    "sum",
+    "tanh",
+    "transpose",
+    "triplet_hinge_loss",
+]

@@ -1,0 +1,121 @@
+"""Activations: what gives a network its non-linearity, and the softmax that ends it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..autograd import Function, Tensor
+from ..backend import Array, array_module
+
+
+class ReLU(Function):
+    """y = max(x, 0);  dL/dx = g where x > 0, else 0 (also at the kink x = 0)."""
+
+    def forward(self, x: Array) -> Array:
+        if self.needs_grad[0]:
+            self.positive = x > 0
+        return array_module(x).maximum(x, 0.0)
+
+    def backward(self, grad: Array) -> Array:
+        return grad * self.positive
+
+
+class LeakyReLU(Function):
+    """y = x for x > 0, else a x;  dL/dx = g for x > 0, else a g."""
+
+    def forward(self, x: Array, negative_slope: float) -> Array:
+        self.slope = array_module(x).where(x > 0, 1.0, negative_slope).astype(x.dtype)
+        return x * self.slope
+
+    def backward(self, grad: Array) -> Array:
+        return grad * self.slope
+
+
+class Sigmoid(Function):
+    """y = 1 / (1 + exp(-x));  dy/dx = y (1 - y).
+
+    Computed as (1 + tanh(x / 2)) / 2, the same number, which cannot overflow.
+    """
+
+    def forward(self, x: Array) -> Array:
+        self.y = 0.5 * (1.0 + array_module(x).tanh(0.5 * x))
+        return self.y
+
+    def backward(self, grad: Array) -> Array:
+        return grad * self.y * (1.0 - self.y)
+
+
+class Tanh(Function):
+    """y = tanh(x);  dy/dx = 1 - y^2."""
+
+    def forward(self, x: Array) -> Array:
+        self.y = array_module(x).tanh(x)
+        return self.y
+
+    def backward(self, grad: Array) -> Array:
+        return grad * (1.0 - self.y * self.y)
+
+
+class Softmax(Function):
+    """y_i = exp(x_i) / sum_j exp(x_j) along an axis.
+
+    dy_i/dx_j = y_i (1[i = j] - y_j), hence dL/dx = y (g - sum_i g_i y_i).
+    Subtracting max(x) first changes nothing and keeps exp in range.
+    """
+
+    def forward(self, x: Array, dim: int) -> Array:
+        self.dim = dim
+        exp = array_module(x).exp(x - x.max(axis=dim, keepdims=True, initial=-float("inf")))
+        self.y = exp / exp.sum(axis=dim, keepdims=True)
+        return self.y
+
+    def backward(self, grad: Array) -> Array:
+        return self.y * (grad - (grad * self.y).sum(axis=self.dim, keepdims=True))
+
+
+class LogSoftmax(Function):
+    """y_i = x_i - log sum_j exp(x_j) along an axis.
+
+    dy_i/dx_j = 1[i = j] - softmax(x)_j, hence dL/dx = g - softmax(x) sum_i g_i.
+    """
+
+    def forward(self, x: Array, dim: int) -> Array:
+        xp = array_module(x)
+        self.dim = dim
+        shifted = x - x.max(axis=dim, keepdims=True, initial=-float("inf"))
+        self.y = shifted - xp.log(xp.exp(shifted).sum(axis=dim, keepdims=True))
+        return self.y
+
+    def backward(self, grad: Array) -> Array:
+        softmax = array_module(grad).exp(self.y)
+        return grad - softmax * grad.sum(axis=self.dim, keepdims=True)
+
+
+def relu(x: Any) -> Tensor:
+    """max(x, 0), element by element; its gradient at 0 is 0."""
+    return ReLU.apply(x)
+
+
+def leaky_relu(x: Any, negative_slope: float = 0.01) -> Tensor:
+    """x where it is positive, else negative_slope * x."""
+    return LeakyReLU.apply(x, negative_slope=negative_slope)
+
+
+def sigmoid(x: Any) -> Tensor:
+    """1 / (1 + exp(-x)), in 0..1."""
+    return Sigmoid.apply(x)
+
+
+def tanh(x: Any) -> Tensor:
+    """Hyperbolic tangent, in -1..1."""
+    return Tanh.apply(x)
+
+
+def softmax(x: Any, dim: int = -1) -> Tensor:
+    """Positive numbers that sum to 1 along an axis: exp(x) normalised. Stable for any x."""
+    return Softmax.apply(x, dim=dim)
+
+
+def log_softmax(x: Any, dim: int = -1) -> Tensor:
+    """The logarithm of softmax, computed without forming it. Stable for any x."""
+    return LogSoftmax.apply(x, dim=dim)

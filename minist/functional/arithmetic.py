@@ -1,0 +1,472 @@
+"""Arithmetic, reductions and shapes, and the operators of `Tensor`.
+
+In the derivations g = dL/dy is the gradient of the output y. Broadcasting is not spoken of: a
+backward answers in the broadcast shape and the engine sums over what was repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import EllipsisType
+from typing import Any
+
+import numpy as np
+
+from ..autograd import Function, Tensor
+from ..backend import Array, array_module, module_of, to_device
+
+Axis = int | tuple[int, ...] | None
+
+
+class Elementwise(Function):
+    """An operation on pairs of elements; says so in words where two shapes do not fit."""
+
+    @classmethod
+    def apply(cls, a: Any, b: Any) -> Tensor:
+        shape_a, shape_b = np.shape(a), np.shape(b)
+        for m, n in zip(reversed(shape_a), reversed(shape_b), strict=False):
+            if m != n and m != 1 and n != 1:
+                raise ValueError(
+                    f"{cls.__name__}: shapes {shape_a} and {shape_b} do not broadcast: "
+                    f"from the right, {m} meets {n}; sizes must be equal, or one of them 1"
+                )
+        return super().apply(a, b)
+
+
+class Add(Elementwise):
+    """y = a + b;  dL/da = g, dL/db = g."""
+
+    def forward(self, a: Array, b: Array) -> Array:
+        return a + b
+
+    def backward(self, grad: Array) -> tuple[Array, Array]:
+        return grad, grad
+
+
+class Subtract(Elementwise):
+    """y = a - b;  dL/da = g, dL/db = -g."""
+
+    def forward(self, a: Array, b: Array) -> Array:
+        return a - b
+
+    def backward(self, grad: Array) -> tuple[Array, Array | None]:
+        return grad, -grad if self.needs_grad[1] else None
+
+
+class Multiply(Elementwise):
+    """y = a b;  dL/da = g b, dL/db = g a."""
+
+    def forward(self, a: Array, b: Array) -> Array:
+        self.a, self.b = a, b
+        return a * b
+
+    def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
+        return (
+            grad * self.b if self.needs_grad[0] else None,
+            grad * self.a if self.needs_grad[1] else None,
+        )
+
+
+class Divide(Elementwise):
+    """y = a / b;  dL/da = g / b, dL/db = -g a / b^2 = -g y / b."""
+
+    def forward(self, a: Array, b: Array) -> Array:
+        self.b, self.y = b, a / b
+        return self.y
+
+    def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
+        return (
+            grad / self.b if self.needs_grad[0] else None,
+            -grad * self.y / self.b if self.needs_grad[1] else None,
+        )
+
+
+class Power(Elementwise):
+    """y = a^b;  dL/da = g b a^(b-1), dL/db = g y log(a).
+
+    The derivative in b is taken as 0 where a is 0 (the limit for b > 0), and is NaN where a < 0.
+    """
+
+    def forward(self, a: Array, b: Array) -> Array:
+        self.a, self.b, self.y = a, b, a**b
+        return self.y
+
+    def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
+        xp = array_module(grad)
+        grad_a = grad_b = None
+        if self.needs_grad[0]:
+            # Where b = 0, y is constant, also at a = 0 where a^(b-1) is infinite.
+            power = self.a ** xp.where(self.b == 0, xp.ones_like(self.b), self.b - 1)
+            grad_a = grad * self.b * power
+        if self.needs_grad[1]:
+            grad_b = grad * self.y * xp.log(xp.where(self.a == 0, xp.ones_like(self.a), self.a))
+        return grad_a, grad_b
+
+
+class Negate(Function):
+    """y = -x;  dL/dx = -g."""
+
+    def forward(self, x: Array) -> Array:
+        return -x
+
+    def backward(self, grad: Array) -> Array:
+        return -grad
+
+
+class Exp(Function):
+    """y = exp(x);  dL/dx = g y."""
+
+    def forward(self, x: Array) -> Array:
+        self.y = array_module(x).exp(x)
+        return self.y
+
+    def backward(self, grad: Array) -> Array:
+        return grad * self.y
+
+
+class Log(Function):
+    """y = log(x), the natural logarithm;  dL/dx = g / x."""
+
+    def forward(self, x: Array) -> Array:
+        self.x = x
+        return array_module(x).log(x)
+
+    def backward(self, grad: Array) -> Array:
+        return grad / self.x
+
+
+class Sqrt(Function):
+    """y = sqrt(x);  dL/dx = g / (2 y), infinite at 0."""
+
+    def forward(self, x: Array) -> Array:
+        self.y = array_module(x).sqrt(x)
+        return self.y
+
+    def backward(self, grad: Array) -> Array:
+        return grad / (2 * self.y)
+
+
+class Abs(Function):
+    """y = |x|;  dL/dx = g sign(x), and 0 at the kink x = 0."""
+
+    def forward(self, x: Array) -> Array:
+        self.sign = array_module(x).sign(x)
+        return abs(x)
+
+    def backward(self, grad: Array) -> Array:
+        return grad * self.sign
+
+
+class Clip(Function):
+    """y = min(max(x, low), high);  dL/dx = g for low <= x <= high, else 0."""
+
+    def forward(self, x: Array, low: float | None, high: float | None) -> Array:
+        if low is None and high is None:
+            raise ValueError("clip needs a lower or an upper bound")
+        self.inside = array_module(x).ones(x.shape, dtype=bool)
+        if low is not None:
+            self.inside &= x >= low
+        if high is not None:
+            self.inside &= x <= high
+        return array_module(x).clip(x, low, high)
+
+    def backward(self, grad: Array) -> Array:
+        return grad * self.inside
+
+
+class MatMul(Function):
+    """y = a b for matrices, or stacks of them;  dL/da = g b^T, dL/db = a^T g."""
+
+    def forward(self, a: Array, b: Array) -> Array:
+        if a.ndim < 2 or b.ndim < 2:
+            raise ValueError("@ multiplies matrices; give a vector a second axis with reshape")
+        if a.shape[-1] != b.shape[-2]:
+            raise ValueError(f"the left matrix has {a.shape[-1]} columns, the right {b.shape[-2]} rows")
+        self.a, self.b = a, b
+        return a @ b
+
+    def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
+        return (
+            grad @ self.b.swapaxes(-1, -2) if self.needs_grad[0] else None,
+            self.a.swapaxes(-1, -2) @ grad if self.needs_grad[1] else None,
+        )
+
+
+# --- reductions ---------------------------------------------------------------------------------
+
+
+class Sum(Function):
+    """y = sum of x over axes;  dL/dx repeats g along them."""
+
+    def forward(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+        self.shape = x.shape
+        self.kept = _kept_shape(x, axis)
+        return x.sum(axis=axis, keepdims=keepdims)
+
+    def backward(self, grad: Array) -> Array:
+        return array_module(grad).broadcast_to(grad.reshape(self.kept), self.shape)
+
+
+class Mean(Sum):
+    """y = sum of x over axes / number of elements;  dL/dx = g / number, repeated.
+
+    The mean of no elements is NaN.
+    """
+
+    def forward(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+        total = super().forward(x, axis, keepdims)
+        self.count = x.size // max(total.size, 1)
+        if self.count == 0:
+            return total + np.nan
+        return total / self.count
+
+    def backward(self, grad: Array) -> Array:
+        return super().backward(grad / max(self.count, 1))
+
+
+class Max(Function):
+    """y = largest element over axes;  dL/dx = g there, 0 elsewhere.
+
+    Of equal elements the first in reading order takes the whole gradient.
+    """
+
+    def forward(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+        xp = array_module(x)
+        if x.size == 0:
+            raise ValueError("an empty tensor has no largest element")
+        self.axes = _axes(x, axis)
+        self.last = tuple(range(x.ndim - len(self.axes), x.ndim))
+        moved = xp.moveaxis(x, self.axes, self.last)
+        self.moved_shape = moved.shape
+        flat = moved.reshape(*moved.shape[: x.ndim - len(self.axes)], -1)
+        self.is_first = xp.arange(flat.shape[-1]) == flat.argmax(axis=-1)[..., None]
+        return x.max(axis=axis, keepdims=keepdims)
+
+    def backward(self, grad: Array) -> Array:
+        flat = grad.reshape(*self.is_first.shape[:-1], 1) * self.is_first
+        return array_module(grad).moveaxis(flat.reshape(self.moved_shape), self.last, self.axes)
+
+
+def _axes(x: Array, axis: Axis) -> tuple[int, ...]:
+    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    return tuple(sorted(i % x.ndim for i in axes))
+
+
+def _kept_shape(x: Array, axis: Axis) -> tuple[int, ...]:
+    """The shape of a reduction with keepdims."""
+    axes = _axes(x, axis) if x.ndim else ()
+    return tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+
+
+# --- shapes -------------------------------------------------------------------------------------
+
+
+class Reshape(Function):
+    """The same elements in another shape, in reading order;  dL/dx = g in the old shape."""
+
+    def forward(self, x: Array, shape: tuple[int, ...]) -> Array:
+        self.shape = x.shape
+        rest = int(np.prod([n for n in shape if n != -1]))
+        if shape.count(-1) > 1 or (x.size != rest if -1 not in shape else rest and x.size % rest):
+            raise ValueError(f"{x.size} elements do not fill the shape {shape}")
+        return x.reshape(shape)
+
+    def backward(self, grad: Array) -> Array:
+        return grad.reshape(self.shape)
+
+
+class Transpose(Function):
+    """Axes in another order;  dL/dx is g in the old order."""
+
+    def forward(self, x: Array, axes: tuple[int, ...] | None = None) -> Array:
+        axes = tuple(reversed(range(x.ndim))) if axes is None else axes
+        if sorted(i % x.ndim if x.ndim else i for i in axes) != list(range(x.ndim)):
+            raise ValueError(f"{axes} does not name each of the {x.ndim} axes once")
+        self.back = tuple(np.argsort([i % x.ndim for i in axes]).tolist())
+        return x.transpose(axes)
+
+    def backward(self, grad: Array) -> Array:
+        return grad.transpose(self.back)
+
+
+class Index(Function):
+    """y = x[index];  dL/dx is 0 but at the index, where g is added as often as it was read."""
+
+    def forward(self, x: Array, index: Any) -> Array:
+        self.shape, self.index = x.shape, index
+        return x[index]
+
+    def backward(self, grad: Array) -> Array:
+        xp = array_module(grad)
+        whole = xp.zeros(self.shape, dtype=grad.dtype)
+        parts = self.index if isinstance(self.index, tuple) else (self.index,)
+        if all(part is None or isinstance(part, int | slice | EllipsisType) for part in parts):
+            whole[self.index] = grad  # a view: no element is read twice
+        else:
+            xp.add.at(whole, self.index, grad)
+        return whole
+
+
+class Concatenate(Function):
+    """Tensors one after the other along an axis;  each takes its own stretch of g."""
+
+    def forward(self, *arrays: Array, axis: int = 0) -> Array:
+        if not arrays:
+            raise ValueError("nothing to concatenate")
+        ranks = {x.ndim for x in arrays}
+        if len(ranks) > 1 or not -min(ranks) <= axis < min(ranks):
+            raise ValueError(f"needs tensors of one rank that have an axis {axis}")
+        self.axis = axis % arrays[0].ndim
+        rests = {x.shape[: self.axis] + x.shape[self.axis + 1 :] for x in arrays}
+        if len(rests) > 1:
+            raise ValueError(f"shapes may differ along axis {self.axis} only")
+        self.ends = np.cumsum([x.shape[self.axis] for x in arrays]).tolist()
+        return array_module(arrays[0]).concatenate(arrays, axis=self.axis)
+
+    def backward(self, grad: Array) -> tuple[Array, ...]:
+        return tuple(array_module(grad).split(grad, self.ends[:-1], axis=self.axis))
+
+
+class Cast(Function):
+    """The values in another floating type;  dL/dx = g in the old one."""
+
+    def forward(self, x: Array, dtype: Any) -> Array:
+        self.dtype = x.dtype
+        return x.astype(dtype)
+
+    def backward(self, grad: Array) -> Array:
+        return grad  # the engine gives every gradient its input's dtype
+
+
+class Move(Function):
+    """The values on another device;  dL/dx is g brought back."""
+
+    def forward(self, x: Array, device: str) -> Array:
+        self.like = x[:0] if x.ndim else x
+        module_of(device)
+        return to_device(x, device)
+
+    def backward(self, grad: Array) -> Array:
+        return to_device(grad, "cpu" if array_module(self.like) is np else "cuda")
+
+
+# --- functions ----------------------------------------------------------------------------------
+
+
+def exp(x: Any) -> Tensor:
+    """e to the power of each element."""
+    return Exp.apply(x)
+
+
+def log(x: Any) -> Tensor:
+    """Natural logarithm of each element."""
+    return Log.apply(x)
+
+
+def sqrt(x: Any) -> Tensor:
+    """Square root of each element."""
+    return Sqrt.apply(x)
+
+
+def abs_(x: Any) -> Tensor:
+    """Absolute value of each element; its gradient at 0 is 0."""
+    return Abs.apply(x)
+
+
+def clip(x: Any, low: float | None = None, high: float | None = None) -> Tensor:
+    """Each element, or the bound it exceeds; no gradient beyond a bound.
+
+    Raises ValueError if both bounds are None.
+    """
+    return Clip.apply(x, low=low, high=high)
+
+
+def sum_(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Sum over the axes, all by default."""
+    return Sum.apply(x, axis=axis, keepdims=keepdims)
+
+
+def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Mean over the axes, all by default."""
+    return Mean.apply(x, axis=axis, keepdims=keepdims)
+
+
+def max_(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Largest element over the axes, all by default; ties go to the first in reading order."""
+    return Max.apply(x, axis=axis, keepdims=keepdims)
+
+
+def reshape(x: Any, *shape: Any) -> Tensor:
+    """The same elements in another shape; one size may be -1, for as many as are left.
+
+    Raises ValueError if the elements do not fill the shape.
+    """
+    return Reshape.apply(x, shape=_unpacked(shape))
+
+
+def transpose(x: Any, *axes: Any) -> Tensor:
+    """The axes in the order given, reversed by default (as `numpy.transpose`)."""
+    return Transpose.apply(x, axes=_unpacked(axes) or None)
+
+
+permute = transpose  # PyTorch's name
+
+
+def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
+    """Tensors joined along an axis that they have. Raises ValueError if other axes differ."""
+    return Concatenate.apply(*tensors, axis=axis)
+
+
+def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
+    """Tensors of one shape joined along a new axis."""
+    tensors = [x if isinstance(x, Tensor) else Tensor(np.asarray(x)) for x in tensors]
+    rank = max((x.ndim for x in tensors), default=0) + 1
+    at = axis % rank
+    return concatenate([reshape(x, (*x.shape[:at], 1, *x.shape[at:])) for x in tensors], at)
+
+
+def _unpacked(sizes: tuple) -> tuple[int, ...]:
+    """f(2, 3) and f((2, 3)) alike."""
+    return tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
+
+
+# --- the operators of Tensor --------------------------------------------------------------------
+
+
+def _compare(name: str):
+    def compare(self: Tensor, other: Any) -> Tensor:
+        """A tensor of booleans, without a gradient."""
+        return Tensor(getattr(self.data, name)(other.data if isinstance(other, Tensor) else other))
+
+    return compare
+
+
+for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
+    setattr(Tensor, _name, _compare(_name))
+
+Tensor.__add__ = Tensor.__radd__ = lambda a, b: Add.apply(a, b)
+Tensor.__sub__ = lambda a, b: Subtract.apply(a, b)
+Tensor.__rsub__ = lambda a, b: Subtract.apply(b, a)
+Tensor.__mul__ = Tensor.__rmul__ = lambda a, b: Multiply.apply(a, b)
+Tensor.__truediv__ = lambda a, b: Divide.apply(a, b)
+Tensor.__rtruediv__ = lambda a, b: Divide.apply(b, a)
+Tensor.__pow__ = lambda a, b: Power.apply(a, b)
+Tensor.__rpow__ = lambda a, b: Power.apply(b, a)
+Tensor.__matmul__ = lambda a, b: MatMul.apply(a, b)
+Tensor.__rmatmul__ = lambda a, b: MatMul.apply(b, a)
+Tensor.__neg__ = lambda x: Negate.apply(x)
+Tensor.__abs__ = Tensor.abs = abs_
+Tensor.__getitem__ = lambda x, index: Index.apply(x, index=_plain(index))
+Tensor.exp, Tensor.log, Tensor.sqrt, Tensor.clip = exp, log, sqrt, clip
+Tensor.sum, Tensor.mean, Tensor.max = sum_, mean, max_
+Tensor.reshape, Tensor.transpose, Tensor.permute = reshape, transpose, permute
+Tensor.T = property(transpose)
+Tensor.astype = lambda x, dtype: Cast.apply(x, dtype=dtype)
+Tensor.to = lambda x, device: Move.apply(x, device=device)
+
+
+def _plain(index: Any) -> Any:
+    """An index with the arrays of its tensors."""
+    if isinstance(index, tuple):
+        return tuple(_plain(part) for part in index)
+    return index.data if isinstance(index, Tensor) else index

@@ -1,0 +1,62 @@
+"""The fully connected layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..autograd import Function, Tensor
+from ..backend import Array
+
+
+class Linear(Function):
+    """y = x W^T + b for rows x.
+
+    With g = dL/dy, (N, out):  dL/dx = g W,  dL/dW = g^T x,  dL/db = sum of g over the rows.
+
+    The product is taken as (W x^T)^T, so that y has the batch innermost in memory, as the layers
+    before and after it do.
+    """
+
+    def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        if weight.ndim != 2:
+            raise ValueError(f"weight must be (out, in), not {weight.shape}")
+        if x.ndim < 1 or x.shape[-1] != weight.shape[1]:
+            found = x.shape[-1] if x.ndim else "none"
+            raise ValueError(f"x has {found} features, weight expects {weight.shape[1]}")
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias must be ({weight.shape[0]},), not {bias.shape}")
+        self.leading = x.shape[:-1]
+        self.x, self.weight = x.reshape(-1, x.shape[-1]), weight
+        y = weight @ self.x.T
+        if bias is not None:
+            y += bias[:, None]
+        return y.T.reshape(*self.leading, len(weight))
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        grad = grad.reshape(-1, len(self.weight)).T
+        return (
+            (self.weight.T @ grad).T.reshape(*self.leading, -1) if self.needs_grad[0] else None,
+            grad @ self.x if self.needs_grad[1] else None,
+            grad.sum(axis=1) if self.needs_grad[2] else None,
+        )
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> Tensor:
+    """x W^T + b.
+
+    Parameters
+    ----------
+    x : (..., in)
+    weight : (out, in)
+    bias : (out,), optional
+
+    Returns
+    -------
+    (..., out)
+
+    Raises
+    ------
+    ValueError
+        If the sizes do not fit.
+    """
+    return Linear.apply(x, weight, bias)

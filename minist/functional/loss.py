@@ -1,0 +1,123 @@
+"""Losses: a number that training makes small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..autograd import Function, Tensor
+from ..backend import Array, array_module
+from .activation import relu
+
+
+class CrossEntropy(Function):
+    """L_n = -log softmax(x_n)[label_n], straight from the logits x.
+
+    With m = max(x):  L = log sum_j exp(x_j - m) - (x_label - m), in which no exponential can
+    overflow and no logarithm meets 0.  dL/dx_j = softmax(x)_j - 1[j = label].
+    """
+
+    def forward(self, logits: Array, labels: Array) -> Array:
+        xp = array_module(logits)
+        n = xp.arange(len(logits))
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        exp = xp.exp(shifted)
+        total = exp.sum(axis=1, keepdims=True)
+        self.residual = exp
+        self.residual /= total
+        self.residual[n, labels] -= 1.0
+        return xp.log(total[:, 0]) - shifted[n, labels]
+
+    def backward(self, grad: Array) -> Array:
+        return self.residual * grad[:, None]
+
+
+def cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Tensor:
+    """Multinomial cross entropy from logits, stable for logits of any size (Sect. 4.1).
+
+    Parameters
+    ----------
+    logits : (N, classes)
+    labels : (N,) integers of any width in 0..classes-1; an array, a list or a tensor
+    reduction : "mean", "sum" or "none"
+        The mean of an empty batch is NaN.
+
+    Raises
+    ------
+    TypeError
+        If the labels are no integers.
+    ValueError
+        If shapes do not fit or a label is out of range.
+    """
+    if not isinstance(logits, Tensor):
+        logits = Tensor(logits)
+    labels = labels.data if isinstance(labels, Tensor) else labels
+    labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(
+            f"cross_entropy: labels are class numbers and must be integers, not {labels.dtype}"
+        )
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            "cross_entropy: expected logits (N, classes) and labels (N,), "
+            f"got {logits.shape} and {labels.shape}"
+        )
+    if isinstance(labels, np.ndarray):  # a look at labels on the GPU would wait for the card
+        wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
+        if wrong.size:
+            raise ValueError(f"cross_entropy: label {wrong[0]} is outside 0..{logits.shape[1] - 1}")
+        labels = array_module(logits.data).asarray(labels)
+    return _reduce(CrossEntropy.apply(logits, labels=labels), reduction)
+
+
+class SquaredError(Function):
+    """d = (a - b)^2;  dL/da = 2 g (a - b), dL/db = -2 g (a - b)."""
+
+    def forward(self, a: Array, b: Array) -> Array:
+        if a.shape != b.shape:
+            raise ValueError(f"prediction and target differ in shape, {a.shape} and {b.shape}")
+        self.difference = a - b
+        return self.difference * self.difference
+
+    def backward(self, grad: Array) -> tuple[Array, Array]:
+        grad = 2.0 * grad * self.difference
+        return grad, -grad
+
+
+def mse_loss(prediction: Any, target: Any, reduction: str = "mean") -> Tensor:
+    """(prediction - target)^2, of two tensors of one shape.
+
+    Raises ValueError if the shapes differ: they are not broadcast, since a forgotten axis would
+    pair every prediction with every target.
+    """
+    return _reduce(SquaredError.apply(prediction, target), reduction)
+
+
+def triplet_hinge_loss(
+    anchor: Any, positive: Any, negative: Any, margin: float = 1.0, reduction: str = "mean"
+) -> Tensor:
+    """max(0, |a - p|^2 - |a - n|^2 + margin) for each row: p closer to a than n is, by a margin.
+
+    The loss of the co-localisation experiment: encodings of two crops found by the transformer,
+    and of a random crop (paper, appendix).
+
+    Parameters
+    ----------
+    anchor, positive, negative : (N, D)
+    margin : float
+        In squared units of the encoding.
+    """
+    near = SquaredError.apply(anchor, positive).sum(axis=-1)
+    far = SquaredError.apply(anchor, negative).sum(axis=-1)
+    return _reduce(relu(near - far + margin), reduction)
+
+
+def _reduce(losses: Tensor, reduction: str) -> Tensor:
+    if reduction == "mean":
+        return losses.mean()
+    if reduction == "sum":
+        return losses.sum()
+    if reduction == "none":
+        return losses
+    raise ValueError(f'reduction must be "mean", "sum" or "none", not {reduction!r}')

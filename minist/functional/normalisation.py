@@ -1,0 +1,130 @@
+"""Batch normalisation (Ioffe and Szegedy, 2015)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..autograd import Function, Tensor
+from ..backend import Array, array_module
+
+
+class BatchNorm(Function):
+    """y = gamma z + beta,  z = (x - mean) / s,  s = sqrt(var + eps), per channel.
+
+    mean and var are of the batch and depend on x. With gz = gamma g and m elements a channel,
+
+        dL/dx = (gz - mean(gz) - z mean(gz z)) / s
+
+    the two means being what flows through mean and var: z does not change when x is shifted or
+    scaled, so its gradient has no part along 1 and none along z.
+    dL/dgamma = sum of g z,  dL/dbeta = sum of g.
+
+    With statistics given from outside (evaluation) they are constants: dL/dx = gz / s.
+    """
+
+    def forward(
+        self,
+        x: Array,
+        gamma: Array | None,
+        beta: Array | None,
+        mean: Array,
+        var: Array,
+        eps: float,
+        of_batch: bool,
+    ) -> Array:
+        self.of_batch = of_batch
+        self.axes = (0, *range(2, x.ndim))
+        self.s = _per_channel(array_module(x).sqrt(var + eps), x).astype(x.dtype)
+        self.z = (x - _per_channel(mean, x).astype(x.dtype)) / self.s
+        self.gamma = None if gamma is None else _per_channel(gamma, x)
+        y = self.z if gamma is None else self.z * self.gamma
+        return y if beta is None else y + _per_channel(beta, x)
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        grad_x = grad_gamma = grad_beta = None
+        if self.needs_grad[0]:
+            gz = grad if self.gamma is None else grad * self.gamma
+            if self.of_batch:
+                along_1 = gz.mean(axis=self.axes, keepdims=True)
+                along_z = (gz * self.z).mean(axis=self.axes, keepdims=True)
+                gz = gz - along_1 - self.z * along_z
+            grad_x = gz / self.s
+        if self.needs_grad[1]:
+            grad_gamma = (grad * self.z).sum(axis=self.axes)
+        if self.needs_grad[2]:
+            grad_beta = grad.sum(axis=self.axes)
+        return grad_x, grad_gamma, grad_beta
+
+
+def _per_channel(values: Array, x: Array) -> Array:
+    """(C,) shaped to stand beside (N, C, ...)."""
+    return values.reshape(-1, *[1] * (x.ndim - 2))
+
+
+def batch_norm(
+    x: Any,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Give every channel mean 0 and variance 1, then scale and shift it.
+
+    Parameters
+    ----------
+    x : (N, C) or (N, C, H, W)
+    running_mean, running_var : (C,) arrays or None
+        Used when not training. In training they move towards the statistics of the batch, in
+        place, by `momentum`; the variance that they learn is the unbiased one, as in PyTorch.
+    weight, bias : (C,), optional
+        Scale and shift.
+    training : bool
+        Normalise by the batch (also where there are no running statistics).
+
+    Raises
+    ------
+    ValueError
+        If x has no channels or sizes do not fit, or a channel of a training batch has just one
+        element, whose variance means nothing.
+    """
+    x = x if isinstance(x, Tensor) else Tensor(x)
+    if x.ndim < 2:
+        raise ValueError(f"batch_norm: expected (N, C) or (N, C, H, W), got {x.shape}")
+    for name, values in {
+        "running_mean": running_mean,
+        "running_var": running_var,
+        "weight": weight,
+        "bias": bias,
+    }.items():
+        if values is not None and values.shape != x.shape[1:2]:
+            raise ValueError(f"batch_norm: {name} must be ({x.shape[1]},), not {values.shape}")
+    of_batch = training or running_mean is None or running_var is None
+    mean, var = running_mean, running_var
+    if of_batch:
+        mean, var = batch_statistics(x.data)
+        if training and running_mean is not None and running_var is not None:
+            update_statistics(running_mean, running_var, mean, var, x.size // x.shape[1], momentum)
+    return BatchNorm.apply(x, weight, bias, mean=mean, var=var, eps=eps, of_batch=of_batch)
+
+
+def batch_statistics(x: Array) -> tuple[Array, Array]:
+    """Mean and (biased) variance of each channel of (N, C, ...)."""
+    axes = (0, *range(2, x.ndim))
+    if x.size // max(x.shape[1], 1) < 2:
+        raise ValueError(
+            f"batch_norm: in training a channel needs more than one element, got {x.shape}"
+        )
+    return x.mean(axis=axes), x.var(axis=axes)
+
+
+def update_statistics(
+    running_mean: Array, running_var: Array, mean: Array, var: Array, count: int, momentum: float
+) -> None:
+    """Move the running statistics towards a batch's, whose channels had `count` elements."""
+    running_mean *= 1 - momentum
+    running_mean += momentum * mean
+    running_var *= 1 - momentum
+    running_var += momentum * count / (count - 1) * var

@@ -1,0 +1,255 @@
+"""Pooling: the maximum or the mean of small windows.
+
+A window of kh x kw is worked off along one axis after the other: first every row of it to one
+number, then those numbers to one. That takes kw + kh steps instead of kw kh, each of them one
+operation on whole strided views of the image, in whatever memory order it came.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..autograd import Function, Tensor
+from ..backend import Array, array_module
+from .convolution import Pair, check_images, pair, strided
+
+COLUMNS, ROWS = 3, 2  # axes of (N, C, H, W)
+
+
+class Pool(Function):
+    """What maximum and mean share: the places of the windows, and the border around the image."""
+
+    border: float
+
+    def place(
+        self,
+        x: Array,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        ceil_mode: bool,
+    ) -> Array:
+        """Fix the windows; return the image with as much border as they reach into."""
+        check_images(x)
+        self.kernel, self.stride, self.size_in = kernel, stride, x.shape[2:]
+        self.padding = padding
+        self.size_out = tuple(
+            output_size(*sizes, ceil_mode)
+            for sizes in zip(x.shape[2:], kernel, stride, padding, strict=True)
+        )
+        reach = [
+            (n - 1) * s + k for n, s, k in zip(self.size_out, stride, kernel, strict=True)
+        ]
+        h, w = x.shape[2:]
+        ph, pw = padding
+        after_h, after_w = max(reach[0] - h - ph, 0), max(reach[1] - w - pw, 0)
+        if not (ph or pw or after_h or after_w):
+            return x
+        xp = array_module(x)
+        padded = xp.full_like(x, self.border, shape=(*x.shape[:2], h + ph + after_h, w + pw + after_w))
+        padded[:, :, ph : ph + h, pw : pw + w] = x
+        return padded
+
+    def views(self, x: Array, axis: int) -> list[Array]:
+        """x shifted by 0 .. k-1 along an axis and thinned out by the stride: k views."""
+        i = axis - ROWS
+        places = [strided(j, self.size_out[i], self.stride[i]) for j in range(self.kernel[i])]
+        return [x[:, :, place] if axis == ROWS else x[:, :, :, place] for place in places]
+
+    def crop(self, padded: Array) -> Array:
+        (h, w), (ph, pw) = self.size_in, self.padding
+        return padded[:, :, ph : ph + h, pw : pw + w]
+
+
+class MaxPool2d(Pool):
+    """y = the largest x of each window;  dL/dx = g there, 0 elsewhere.
+
+    Ties go to the first in reading order: of equal numbers in a row to the first column, of equal
+    rows to the first row. (On the black background of a digit ties are the common case.)
+    """
+
+    border = -np.inf
+
+    def forward(self, x: Array, **window: Any) -> Array:
+        self.x = self.place(x, **window)
+        self.row_max = self.largest(self.views(self.x, COLUMNS))
+        self.y = self.largest(self.views(self.row_max, ROWS))
+        return self.y
+
+    def largest(self, views: list[Array]) -> Array:
+        xp = array_module(views[0])
+        y = views[0].copy() if len(views) == 1 else xp.maximum(views[0], views[1])
+        for view in views[2:]:
+            xp.maximum(y, view, out=y)
+        return y
+
+    def backward(self, grad: Array) -> Array:
+        grad = self.route(grad, self.y, self.row_max, ROWS)
+        return self.crop(self.route(grad, self.row_max, self.x, COLUMNS))
+
+    def route(self, grad: Array, y: Array, x: Array, axis: int) -> Array:
+        """Hand g along the window: the first x equal to y takes it, the rest get what is left."""
+        grad_x = array_module(x).zeros_like(x)
+        *firsts, last = zip(self.views(x, axis), self.views(grad_x, axis), strict=True)
+        for x_view, grad_view in firsts:
+            taken = grad * (x_view == y)
+            grad_view += taken
+            grad = grad - taken
+        last[1][...] += grad
+        return grad_x
+
+
+class AvgPool2d(Pool):
+    """y = the mean of each window;  dL/dx = g / (size of the window) to each pixel in it."""
+
+    border = 0.0
+
+    def forward(self, x: Array, count_include_pad: bool, **window: Any) -> Array:
+        padded = self.place(x, **window)
+        self.padded_shape = padded.shape
+        counts = [self.counts(i, count_include_pad) for i in range(2)]
+        self.size = array_module(x).asarray(np.outer(*counts), dtype=x.dtype)
+        row_sum = sum(self.views(padded, COLUMNS))
+        return sum(self.views(row_sum, ROWS)) / self.size
+
+    def counts(self, i: int, count_include_pad: bool) -> np.ndarray:
+        """How many pixels each window has along an axis: padding may count, beyond it never."""
+        start = np.arange(self.size_out[i]) * self.stride[i] - self.padding[i]
+        reach = self.padding[i] if count_include_pad else 0
+        end = np.minimum(start + self.kernel[i], self.size_in[i] + reach)
+        return end - np.maximum(start, -reach)
+
+    def backward(self, grad: Array) -> Array:
+        xp = array_module(grad)
+        grad = grad / self.size
+        rows = xp.zeros_like(
+            grad, shape=(*grad.shape[:2], self.padded_shape[2], self.size_out[1])
+        )
+        for view in self.views(rows, ROWS):
+            view += grad
+        padded = xp.zeros_like(grad, shape=self.padded_shape)
+        for view in self.views(padded, COLUMNS):
+            view += rows
+        return self.crop(padded)
+
+
+class AdaptiveAvgPool2d(Function):
+    """y = A_h x A_w^T, where row i of A holds 1/n at the n pixels that output i averages.
+
+    dL/dx = A_h^T g A_w.
+    """
+
+    def forward(self, x: Array, size: tuple[int, int]) -> Array:
+        check_images(x)
+        xp = array_module(x)
+        if 0 in x.shape[2:]:
+            raise ValueError(f"no pixels to average in {x.shape}")
+        self.rows, self.columns = (
+            xp.asarray(averaging_matrix(n_in, n_out), dtype=x.dtype)
+            for n_in, n_out in zip(x.shape[2:], size, strict=True)
+        )
+        return multiply_both(self.rows, x, self.columns)
+
+    def backward(self, grad: Array) -> Array:
+        return multiply_both(self.rows.T, grad, self.columns.T)
+
+
+def multiply_both(a: Array, x: Array, b: Array) -> Array:
+    """a x b^T for each image and channel of (N, C, H, W), the batch innermost in memory."""
+    n, c, h, w = x.shape
+    x = a @ x.transpose(1, 2, 3, 0).reshape(c, h, w * n)
+    x = b @ x.reshape(c * len(a), w, n)
+    return x.reshape(c, len(a), len(b), n).transpose(3, 0, 1, 2)
+
+
+def averaging_matrix(n_in: int, n_out: int) -> np.ndarray:
+    """(n_out, n_in): output i averages the pixels from floor(i n_in / n_out) to the ceiling of
+    (i + 1) n_in / n_out."""
+    matrix = np.zeros((n_out, n_in))
+    for i in range(n_out):
+        start, end = i * n_in // n_out, -(-(i + 1) * n_in // n_out)
+        matrix[i, start:end] = 1 / (end - start)
+    return matrix
+
+
+def output_size(n: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> int:
+    """Windows along an axis: those that fit, and with ceil_mode one that hangs over the end, as
+    long as it begins inside the image or the padding before it."""
+    if padding > kernel // 2:
+        raise ValueError(f"padding {padding} is more than half the window {kernel}")
+    room = n + 2 * padding - kernel
+    if room < 0 and not (ceil_mode and n):
+        raise ValueError(f"a window of {kernel} does not fit into {n} pixels and padding {padding}")
+    count = (-(-room // stride) if ceil_mode else room // stride) + 1
+    if ceil_mode and (count - 1) * stride >= n + padding:
+        count -= 1
+    return max(count, 1) if ceil_mode else count
+
+
+def max_pool2d(
+    x: Any,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """The largest value of each window.
+
+    Parameters
+    ----------
+    x : (N, C, H, W)
+    kernel_size : int or (int, int)
+        Rows and columns of a window.
+    stride : int or (int, int), optional
+        From window to window; the kernel size by default.
+    padding : int or (int, int)
+        Of -inf on all sides, at most half the kernel.
+    ceil_mode : bool
+        Whether a last window that hangs over the edge counts: H' is rounded up, not down.
+
+    Returns
+    -------
+    (N, C, H', W'), H' = floor((H + 2 padding - kernel) / stride) + 1
+
+    Raises
+    ------
+    ValueError
+        If no window fits, or the padding is too large.
+    """
+    return MaxPool2d.apply(x, **_window("max_pool2d", kernel_size, stride, padding, ceil_mode))
+
+
+def avg_pool2d(
+    x: Any,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """The mean of each window; parameters as `max_pool2d`, padding with zeros.
+
+    With count_include_pad=False the padding does not count among the pixels of a window.
+    """
+    window = _window("avg_pool2d", kernel_size, stride, padding, ceil_mode)
+    return AvgPool2d.apply(x, count_include_pad=count_include_pad, **window)
+
+
+def adaptive_avg_pool2d(x: Any, size: Pair) -> Tensor:
+    """(N, C, H, W) averaged down to (N, C, *size), whatever H and W: windows of about equal size,
+    the smallest that cover the image."""
+    return AdaptiveAvgPool2d.apply(x, size=pair(size, "adaptive_avg_pool2d: size"))
+
+
+def _window(
+    name: str, kernel_size: Pair, stride: Pair | None, padding: Pair, ceil_mode: bool
+) -> dict[str, Any]:
+    kernel = pair(kernel_size, f"{name}: kernel_size")
+    return {
+        "kernel": kernel,
+        "stride": kernel if stride is None else pair(stride, f"{name}: stride"),
+        "padding": pair(padding, f"{name}: padding", least=0),
+        "ceil_mode": ceil_mode,
+    }

@@ -1,0 +1,526 @@
+"""Modules: parameters and the functions that use them, in a tree.
+
+A `Module` finds its parameters by looking at its own attributes, so a layer is an ordinary class:
+parameters are made in `__init__`, used in `forward`. Names and layouts are PyTorch's, and weights
+go from one to the other by `state_dict()` or a safetensors file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+
+from . import functional as F
+from .autograd import Tensor
+from .backend import Array, device_of, generator, to_device, to_numpy
+from .functional.convolution import Pair, pair
+from .functional.normalisation import batch_statistics, update_statistics
+
+
+class Parameter(Tensor):
+    """A tensor that a module learns; float32 from numbers and lists."""
+
+    def __init__(self, data: Any, requires_grad: bool = True):
+        data = data.data if isinstance(data, Tensor) else data
+        data = data if hasattr(data, "dtype") else np.asarray(data, dtype=np.float32)
+        super().__init__(data, requires_grad)
+
+
+# --- initialisers -------------------------------------------------------------------------------
+
+
+def he_uniform(shape: tuple[int, ...]) -> np.ndarray:
+    """Weights for layers followed by ReLU (He et al., 2015): uniform, variance 2 / fan_in.
+
+    Shape (out, in) or (F, C, kh, kw); drawn from the thread's generator, float32.
+    """
+    bound = math.sqrt(6 / _fans(shape)[0])
+    return generator().uniform(-bound, bound, shape).astype(np.float32)
+
+
+def glorot_uniform(shape: tuple[int, ...]) -> np.ndarray:
+    """Weights for layers without ReLU (Glorot and Bengio, 2010): variance 2 / (fan_in + fan_out)."""
+    bound = math.sqrt(6 / sum(_fans(shape)))
+    return generator().uniform(-bound, bound, shape).astype(np.float32)
+
+
+def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Numbers that an output sees, and outputs that see a number; at least 1."""
+    field = math.prod(shape[2:])
+    return max(shape[1] * field, 1), max(shape[0] * field, 1)
+
+
+# --- what a forward leaves behind ---------------------------------------------------------------
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.memory: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self.deferred: list[Callable[[], None]] | None = None
+
+
+_thread = _Thread()
+
+
+@contextmanager
+def deferred() -> Iterator[list[Callable[[], None]]]:
+    """Collect, in this thread, the lasting effects of forwards instead of applying them.
+
+    Batch norm's running statistics depend on the order of batches. Training that spreads a step
+    over threads collects each micro-batch's effects and applies them in a fixed order.
+    """
+    before, _thread.deferred = _thread.deferred, []
+    try:
+        yield _thread.deferred
+    finally:
+        _thread.deferred = before
+
+
+def lasting(effect: Callable[[], None]) -> None:
+    """Apply an effect of a forward that outlives it: now, or when `deferred` effects are."""
+    if _thread.deferred is None:
+        effect()
+    else:
+        _thread.deferred.append(effect)
+
+
+# --- modules ------------------------------------------------------------------------------------
+
+
+class Module:
+    """A function with parameters, and with modules inside. Subclasses write `forward`.
+
+    Attributes
+    ----------
+    training : bool
+        Set by `train()` and `eval()`; dropout and batch norm behave accordingly.
+    buffers : tuple of str
+        Names of attributes that are arrays to be saved, moved and loaded, but not learnt.
+    """
+
+    training = True
+    buffers: tuple[str, ...] = ()
+
+    def forward(self, *inputs: Any) -> Any:
+        raise NotImplementedError
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return self.forward(*inputs, **options)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """(attribute name, module) of the modules directly inside, also those in lists."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, list | tuple):
+                for i, item in enumerate(value):
+                    if isinstance(item, Module):
+                        yield f"{name}.{i}", item
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """(dotted name, module) of this module and all inside."""
+        yield prefix, self
+        for name, child in self.children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def _named(self, kind: Callable[[Module], Iterator[str]]) -> Iterator[tuple[str, Module, str]]:
+        for prefix, module in self.named_modules():
+            for name in kind(module):
+                yield f"{prefix}.{name}" if prefix else name, module, name
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(dotted name, parameter), each parameter once, also where modules share it."""
+        seen = set()
+        for path, module, name in self._named(_parameter_names):
+            parameter = getattr(module, name)
+            if parameter not in seen:
+                seen.add(parameter)
+                yield path, parameter
+
+    def parameters(self) -> list[Parameter]:
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def num_parameters(self) -> int:
+        """How many numbers the module learns."""
+        return sum(parameter.size for parameter in self.parameters())
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def train(self, mode: bool = True) -> Module:
+        for _, module in self.named_modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Module:
+        return self.train(False)
+
+    def to(self, device: str) -> Module:
+        """Move parameters and buffers to "cpu" or "cuda", in place."""
+        for parameter in self.parameters():
+            parameter.data = to_device(parameter.data, device)
+            parameter.grad = None
+        for _, module, name in self._named(lambda m: iter(m.buffers)):
+            setattr(module, name, to_device(getattr(module, name), device))
+        return self
+
+    def state_dict(self) -> dict[str, Array]:
+        """Dotted name -> array (not copied) of every parameter and buffer."""
+        state = {
+            path: getattr(module, name).data for path, module, name in self._named(_parameter_names)
+        }
+        for path, module, name in self._named(lambda m: iter(m.buffers)):
+            state[path] = getattr(module, name)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy arrays into parameters and buffers, keeping each one's dtype and device.
+
+        Parameters
+        ----------
+        state : mapping of name to array
+            Arrays of either backend, or what NumPy can read, such as PyTorch's tensors.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing, unknown, or of another shape. All at fault are named, and
+            nothing is copied.
+        """
+        own = self.state_dict()
+        faults = [f"{name} is missing" for name in own if name not in state]
+        faults += [f"{name} is unknown" for name in state if name not in own]
+        arrays = {}
+        for name in own.keys() & state.keys():
+            value = state[name].data if isinstance(state[name], Tensor) else state[name]
+            arrays[name] = value if hasattr(value, "__cuda_array_interface__") else np.asarray(value)
+            if arrays[name].shape != own[name].shape:
+                faults.append(f"{name} has shape {arrays[name].shape}, not {own[name].shape}")
+        if faults:
+            raise ValueError(f"{type(self).__name__}.load_state_dict: " + "; ".join(sorted(faults)))
+        for name, array in arrays.items():
+            own[name][...] = to_device(array, device_of(own[name]))
+
+    def remember(self, **values: Any) -> None:
+        """Keep what the last forward made, for looking at. Each thread has its own."""
+        _thread.memory[self] = values
+
+    def last(self, name: str) -> Any:
+        """What the calling thread's last forward remembered; None before the first."""
+        return _thread.memory.get(self, {}).get(name)
+
+    def extra_repr(self) -> str:
+        """What stands between the parentheses of a layer's repr."""
+        return ""
+
+    def __repr__(self) -> str:
+        inside = [f"({name}): {child!r}" for name, child in self.children()]
+        if not inside:
+            return f"{type(self).__name__}({self.extra_repr()})"
+        body = "\n".join(inside).replace("\n", "\n  ")
+        return f"{type(self).__name__}(\n  {body}\n)"
+
+
+def _parameter_names(module: Module) -> Iterator[str]:
+    return (name for name, value in vars(module).items() if isinstance(value, Parameter))
+
+
+class Sequential(Module):
+    """Modules one after the other; `net[i]` is the i-th, parameters are named "i.name"."""
+
+    def __init__(self, *layers: Module):
+        for i, layer in enumerate(layers):
+            setattr(self, str(i), layer)
+
+    def __iter__(self) -> Iterator[Module]:
+        return (child for _, child in self.children())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, i: int) -> Module:
+        return list(self)[i]
+
+    def forward(self, x: Any) -> Any:
+        for layer in self:
+            x = layer(x)
+        return x
+
+
+# --- layers -------------------------------------------------------------------------------------
+
+
+class Linear(Module):
+    """x W^T + b: (..., in_features) to (..., out_features). `weight` (out, in), `bias` (out,)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True):
+        self.weight = Parameter(he_uniform((out_features, in_features)))
+        self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
+
+    def forward(self, x: Any) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
+
+
+class Conv2d(Module):
+    """Convolution (see `F.conv2d`): (N, C, H, W) to (N, F, H', W').
+
+    `weight` (F, C / groups, kh, kw), `bias` (F,).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Pair = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ):
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"Conv2d: {in_channels} and {out_channels} channels cannot be cut into {groups} groups"
+            )
+        kernel = pair(kernel_size, "Conv2d: kernel_size")
+        self.weight = Parameter(he_uniform((out_channels, in_channels // groups, *kernel)))
+        self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
+        self.geometry = {
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "groups": groups,
+        }
+
+    def forward(self, x: Any) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, **self.geometry)
+
+    def extra_repr(self) -> str:
+        f, c, kh, kw = self.weight.shape
+        usual = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+        options = [f", {k}={v}" for k, v in self.geometry.items() if v != usual[k]]
+        return f"{c * self.geometry['groups']}, {f}, kernel_size=({kh}, {kw})" + "".join(options)
+
+
+class MaxPool2d(Module):
+    """The largest value of each window (see `F.max_pool2d`)."""
+
+    def __init__(
+        self,
+        kernel_size: Pair,
+        stride: Pair | None = None,
+        padding: Pair = 0,
+        ceil_mode: bool = False,
+    ):
+        self.window = (kernel_size, stride, padding, ceil_mode)
+
+    def forward(self, x: Any) -> Tensor:
+        return F.max_pool2d(x, *self.window)
+
+    def extra_repr(self) -> str:
+        kernel_size, stride, padding, ceil_mode = self.window
+        text = f"{kernel_size}, stride={kernel_size if stride is None else stride}"
+        text += f", padding={padding}" if padding else ""
+        return text + (", ceil_mode=True" if ceil_mode else "")
+
+
+class AvgPool2d(MaxPool2d):
+    """The mean of each window (see `F.avg_pool2d`)."""
+
+    def forward(self, x: Any) -> Tensor:
+        return F.avg_pool2d(x, *self.window)
+
+
+class AdaptiveAvgPool2d(Module):
+    """The mean of windows that cover the image, to a given size (see `F.adaptive_avg_pool2d`)."""
+
+    def __init__(self, output_size: Pair):
+        self.output_size = pair(output_size, "AdaptiveAvgPool2d: output_size")
+
+    def forward(self, x: Any) -> Tensor:
+        return F.adaptive_avg_pool2d(x, self.output_size)
+
+    def extra_repr(self) -> str:
+        return str(self.output_size)
+
+
+class ReLU(Module):
+    """max(x, 0)."""
+
+    def forward(self, x: Any) -> Tensor:
+        return F.relu(x)
+
+
+class LeakyReLU(Module):
+    """x where positive, else negative_slope * x."""
+
+    def __init__(self, negative_slope: float = 0.01):
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Any) -> Tensor:
+        return F.leaky_relu(x, self.negative_slope)
+
+    def extra_repr(self) -> str:
+        return str(self.negative_slope)
+
+
+class Sigmoid(Module):
+    """1 / (1 + exp(-x))."""
+
+    def forward(self, x: Any) -> Tensor:
+        return F.sigmoid(x)
+
+
+class Tanh(Module):
+    """Hyperbolic tangent."""
+
+    def forward(self, x: Any) -> Tensor:
+        return F.tanh(x)
+
+
+class Flatten(Module):
+    """(N, ...) to (N, product of the rest)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
+class Dropout(Module):
+    """Zeroes elements with probability p while training (see `F.dropout`)."""
+
+    def __init__(self, p: float = 0.5):
+        self.p = p
+
+    def forward(self, x: Any) -> Tensor:
+        return F.dropout(x, self.p, self.training)
+
+    def extra_repr(self) -> str:
+        return str(self.p)
+
+
+class BatchNorm1d(Module):
+    """Batch normalisation of (N, C) (see `F.batch_norm`).
+
+    In training through `minist.training` a step is cut into micro-batches, and the statistics are
+    those of a micro-batch.
+    """
+
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    ndim = 2
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
+        self.eps, self.momentum = eps, momentum
+        self.weight = Parameter(np.ones(num_features, np.float32))
+        self.bias = Parameter(np.zeros(num_features, np.float32))
+        self.running_mean = np.zeros(num_features, np.float32)
+        self.running_var = np.ones(num_features, np.float32)
+        self.num_batches_tracked = np.zeros((), np.int64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != self.ndim or x.shape[1] != self.weight.size:
+            axes = ", H, W" if self.ndim == 4 else ""
+            raise ValueError(
+                f"{type(self).__name__}: expected (N, {self.weight.size}{axes}), got {x.shape}"
+            )
+        if not self.training:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        y = F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        mean, var = batch_statistics(x.data)
+        lasting(lambda: self.track(mean, var, x.size // x.shape[1]))
+        return y
+
+    def track(self, mean: Array, var: Array, count: int) -> None:
+        update_statistics(
+            self.running_mean, self.running_var, mean, var, count, self.momentum
+        )
+        self.num_batches_tracked += 1
+
+    def extra_repr(self) -> str:
+        return str(self.weight.size)
+
+
+class BatchNorm2d(BatchNorm1d):
+    """Batch normalisation of each channel of (N, C, H, W); see `BatchNorm1d`."""
+
+    ndim = 4
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def save(module: Module, path: str | os.PathLike) -> None:
+    """Write a module's `state_dict` to a safetensors file, which PyTorch reads as well."""
+    save_arrays(module.state_dict(), path)
+
+
+def load(module: Module, path: str | os.PathLike) -> Module:
+    """Read a safetensors file into a module, and return the module.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no file.
+    ValueError
+        If it is no whole safetensors file, or its names and shapes are not the module's.
+    """
+    module.load_state_dict(load_arrays(path)[0])
+    return module
+
+
+def save_arrays(arrays: Mapping[str, Array], path: str | os.PathLike, notes: Any = None) -> None:
+    """Write named arrays and JSON `notes` to a safetensors file, all or nothing.
+
+    The file is written beside its place and renamed once it lies safely on the disk, so that at
+    `path` there is always a whole file: the old one or the new.
+    """
+    path = Path(path)
+    arrays = {name: np.ascontiguousarray(to_numpy(array)) for name, array in arrays.items()}
+    metadata = None if notes is None else {"notes": json.dumps(notes)}
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(scratch, "wb") as file:
+            file.write(to_safetensors(arrays, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def load_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Any]:
+    """The arrays and the notes of a file that `save_arrays` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no file.
+    ValueError
+        If it is not a whole safetensors file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return arrays, json.loads(metadata.get("notes", "null"))
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no whole safetensors file: {error}") from None

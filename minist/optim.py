@@ -1,0 +1,279 @@
+"""Optimisers and learning-rate schedules.
+
+An optimiser changes each parameter by its gradient; parameters may come in groups, each with its
+own learning rate (a localisation net wants a smaller one). A schedule changes those rates from
+step to step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .autograd import Tensor
+from .backend import Array, array_module, device_of, to_device
+
+
+class Optimizer:
+    """What SGD and Adam share: groups of parameters, and the state kept for each.
+
+    Parameters
+    ----------
+    params : parameters, or groups [{"params": parameters, "lr": ...}, ...]
+        What a group does not set is taken from the optimiser's own settings.
+    defaults
+        Settings of the optimiser, such as lr.
+
+    Raises
+    ------
+    ValueError
+        If there is no parameter, one comes twice, or a group has an unknown setting.
+    """
+
+    def __init__(self, params: Iterable[Any], **defaults: Any):
+        params = list(params)
+        groups = params if params and isinstance(params[0], Mapping) else [{"params": params}]
+        self.groups: list[dict[str, Any]] = []
+        for group in groups:
+            unknown = group.keys() - defaults.keys() - {"params"}
+            if unknown:
+                raise ValueError(
+                    f"{type(self).__name__}: unknown setting {', '.join(sorted(unknown))} in a "
+                    f"group; there are {', '.join(defaults)}"
+                )
+            members = group["params"]
+            members = [members] if isinstance(members, Tensor) else list(members)
+            self.groups.append({**defaults, **group, "params": members})
+        every = [p for group in self.groups for p in group["params"]]
+        if not every:
+            raise ValueError(f"{type(self).__name__}: no parameters to optimise")
+        if len({id(p) for p in every}) < len(every):
+            raise ValueError(f"{type(self).__name__}: a parameter comes twice")
+        for group in self.groups:
+            if not group["lr"] >= 0:
+                raise ValueError(f"{type(self).__name__}: lr must be 0 or more, not {group['lr']}")
+        self.state: dict[Tensor, dict[str, Array]] = {}
+        self.steps = 0
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for group in self.groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def step(self) -> None:
+        """Change every parameter that has a gradient, in place."""
+        self.steps += 1
+        for group in self.groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    state = self.state.setdefault(parameter, {})
+                    self.update(parameter.data, parameter.grad, state, group)
+
+    def update(self, weight: Array, grad: Array, state: dict[str, Array], group: dict) -> None:
+        """Change one parameter's array in place; `state` is kept for it from step to step."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs: "steps", "lr" of each group, and arrays by name,
+        "<number of the parameter>.<name of the state>"."""
+        every = [p for group in self.groups for p in group["params"]]
+        arrays = {
+            f"{i}.{name}": array
+            for i, parameter in enumerate(every)
+            for name, array in self.state.get(parameter, {}).items()
+        }
+        rates = [group["lr"] for group in self.groups]
+        return {"steps": self.steps, "lr": rates, "arrays": arrays}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave, on the parameters' device.
+
+        Raises
+        ------
+        ValueError
+            If it is of an optimiser with other groups or parameters.
+        """
+        every = [p for group in self.groups for p in group["params"]]
+        if len(state["lr"]) != len(self.groups):
+            raise ValueError(
+                f"the state has {len(state['lr'])} groups, this optimiser {len(self.groups)}"
+            )
+        own: dict[Tensor, dict[str, Array]] = {}
+        for key, array in state["arrays"].items():
+            number, name = key.split(".")
+            if int(number) >= len(every) or array.shape != every[int(number)].shape:
+                raise ValueError(f"the state's {key}, {array.shape}, fits no parameter")
+            parameter = every[int(number)]
+            # A copy, also on the same device: steps change it in place.
+            own.setdefault(parameter, {})[name] = to_device(
+                array, device_of(parameter.data)
+            ).copy()
+        self.state, self.steps = own, state["steps"]
+        for group, lr in zip(self.groups, state["lr"], strict=True):
+            group["lr"] = lr
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent (Sect. 4.1), with momentum m as in PyTorch.
+
+    v <- m v + g;   w <- w - lr v,   or with Nesterov   w <- w - lr (g + m v).
+    weight_decay d adds d w to g.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ):
+        if nesterov and not momentum:
+            raise ValueError("SGD: Nesterov's step needs a momentum")
+        super().__init__(
+            params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+        )
+
+    def update(self, weight: Array, grad: Array, state: dict[str, Array], group: dict) -> None:
+        if group["weight_decay"]:
+            grad = grad + group["weight_decay"] * weight
+        if group["momentum"]:
+            if "velocity" in state:
+                state["velocity"] *= group["momentum"]
+                state["velocity"] += grad
+            else:
+                state["velocity"] = grad.copy()
+            step = state["velocity"]
+            grad = grad + group["momentum"] * step if group["nesterov"] else step
+        weight -= group["lr"] * grad
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, 2015).
+
+    m <- b1 m + (1 - b1) g;   v <- b2 v + (1 - b2) g^2;
+    w <- w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps),  t the number of the step.
+    weight_decay d adds d w to g.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    def update(self, weight: Array, grad: Array, state: dict[str, Array], group: dict) -> None:
+        xp = array_module(weight)
+        b1, b2 = group["betas"]
+        if not state:
+            state["m"], state["v"] = xp.zeros_like(weight), xp.zeros_like(weight)
+        if group["weight_decay"]:
+            grad = grad + group["weight_decay"] * weight
+        m, v = state["m"], state["v"]
+        m *= b1
+        m += (1 - b1) * grad
+        v *= b2
+        v += (1 - b2) * grad * grad
+        # The corrections by 1 - b^t are numbers: they go where they cost nothing.
+        t = self.steps
+        denominator = xp.sqrt(v)
+        denominator /= math.sqrt(1 - b2**t)
+        denominator += group["eps"]
+        weight -= (group["lr"] / (1 - b1**t)) * m / denominator
+
+
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Array:
+    """Scale all gradients so that their norm together is at most `max_norm`.
+
+    Returns the norm before, as a 0-d array (a number would make a GPU wait).
+    """
+    gradients = [p for p in parameters if p.grad is not None]
+    if not gradients:
+        return 0.0
+    xp = array_module(gradients[0].data)
+    norm = xp.sqrt(sum((p.grad * p.grad).sum() for p in gradients))
+    scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+    for p in gradients:
+        p.grad *= scale.astype(p.dtype)
+    return norm
+
+
+# --- schedules ----------------------------------------------------------------------------------
+
+
+class Schedule:
+    """Multiplies each group's own learning rate by `factor(t)` at step t = 0, 1, 2, ...
+
+    Call `step()` after each `optimizer.step()`. `state_dict()` is the number of steps and the
+    rates that are multiplied.
+    """
+
+    def __init__(self, optimizer: Optimizer):
+        self.optimizer = optimizer
+        self.base = [group["lr"] for group in optimizer.groups]
+        self.t = 0
+
+    def factor(self, t: int) -> float:
+        raise NotImplementedError
+
+    def step(self) -> None:
+        self.t += 1
+        self.apply()
+
+    def apply(self) -> None:
+        """Set the rates of step t."""
+        for group, lr in zip(self.optimizer.groups, self.base, strict=True):
+            group["lr"] = lr * self.factor(self.t)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"t": self.t, "base": list(self.base)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.t, self.base = state["t"], list(state["base"])
+        self.apply()
+
+
+class StepLR(Schedule):
+    """Times gamma after every `step_size` steps: the paper's schedule with gamma = 0.1."""
+
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1):
+        super().__init__(optimizer)
+        self.step_size, self.gamma = step_size, gamma
+        self.apply()
+
+    def factor(self, t: int) -> float:
+        return self.gamma ** (t // self.step_size)
+
+
+class CosineLR(Schedule):
+    """From the full rate to `final` times it along half a cosine, over `steps` steps."""
+
+    def __init__(self, optimizer: Optimizer, steps: int, final: float = 0.0):
+        super().__init__(optimizer)
+        self.steps, self.final = max(steps, 1), final
+        self.apply()
+
+    def factor(self, t: int) -> float:
+        wave = 0.5 + 0.5 * math.cos(math.pi * min(t / self.steps, 1.0))
+        return self.final + (1 - self.final) * wave
+
+
+class LinearWarmup(Schedule):
+    """Another schedule, its rates rising from near 0 over the first `steps` steps.
+
+    Takes the place of the schedule that it is given; step only this one.
+    """
+
+    def __init__(self, schedule: Schedule, steps: int):
+        self.schedule, self.steps = schedule, steps
+        self.optimizer, self.base, self.t = schedule.optimizer, schedule.base, schedule.t
+        self.apply()
+
+    def factor(self, t: int) -> float:
+        return min((t + 1) / max(self.steps, 1), 1.0) * self.schedule.factor(t)
