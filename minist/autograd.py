@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .backend import Array, array_module, device_of, module_of, to_device, to_numpy
+from .backend import Array, array_module, device_of, is_cupy, to_device, to_numpy
 
 
 class _State(threading.local):
@@ -120,8 +120,7 @@ class Tensor:
         return to_numpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = self.numpy()
-        return array.astype(dtype) if copy or dtype not in (None, array.dtype) else array
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def item(self) -> float:
         """The value of a tensor of one element, as a Python number (waits for a GPU)."""
@@ -162,9 +161,7 @@ class Tensor:
         """
         for leaf, gradient in _backpropagate(self, grad, retain_graph).items():
             if leaf.grad is None:
-                # A copy: the gradient may be a view, or shared with another leaf.
-                leaf.grad = array_module(leaf.data).empty_like(leaf.data)
-                leaf.grad[...] = gradient
+                leaf.grad = _own(gradient, leaf)
             else:
                 leaf.grad += gradient
 
@@ -172,19 +169,14 @@ class Tensor:
 def tensor(data: Any, requires_grad: bool = False, device: str | None = None) -> Tensor:
     """A tensor from an array, a number or nested lists.
 
-    A floating array keeps its dtype, other arrays too; numbers and lists become float32.
+    An array keeps its dtype; Python numbers and lists become float32.
     An array already on `device` (default: where it is, lists on the CPU) is shared, not copied.
     """
     if isinstance(data, Tensor):
         data = data.data
-    if not hasattr(data, "dtype"):
-        data = np.asarray(data, dtype=np.float32)
-    elif isinstance(data, np.generic):
-        data = np.asarray(data)
-    if device is not None:
-        module_of(device)
-        data = to_device(data, device)
-    return Tensor(data, requires_grad)
+    if not is_cupy(data):
+        data = np.asarray(data, dtype=None if hasattr(data, "dtype") else np.float32)
+    return Tensor(data if device is None else to_device(data, device), requires_grad)
 
 
 class Edge(NamedTuple):
@@ -218,18 +210,19 @@ class Function:
         """Run the operation: the one door through which every operation passes.
 
         Inputs are tensors, or what can stand beside one: arrays, numbers, None (left out).
+        A result that is not floating has no gradient.
         """
-        inputs = _as_tensors(inputs, cls)
-        wanted = _state.grad_enabled
         node = cls()
-        node.needs_grad = tuple([wanted and x is not None and x.requires_grad for x in inputs])
         try:
+            inputs = _as_tensors(inputs)
+            wanted = _state.grad_enabled
+            node.needs_grad = tuple([wanted and x is not None and x.requires_grad for x in inputs])
             data = node.forward(*[None if x is None else x.data for x in inputs], **options)
-        except (ValueError, TypeError) as error:
-            kind = ValueError if isinstance(error, ValueError) else TypeError
+        except (ValueError, TypeError, IndexError) as error:
+            kind = next(k for k in (ValueError, TypeError, IndexError) if isinstance(error, k))
             raise kind(_describe_call(cls, error, inputs, options)) from None
         output = Tensor(np.asarray(data) if isinstance(data, np.generic) else data)
-        if True in node.needs_grad:
+        if True in node.needs_grad and data.dtype.kind == "f":
             node.edges = [
                 Edge(x.grad_fn or x, x.data.shape, x.data.dtype) if needed else None
                 for x, needed in zip(inputs, node.needs_grad, strict=True)
@@ -239,67 +232,81 @@ class Function:
         return output
 
 
-def _as_tensors(inputs: Sequence[Any], function: type[Function]) -> list[Tensor | None]:
+def _as_tensors(inputs: Sequence[Any]) -> list[Tensor | None]:
     """Inputs as tensors of one device; a number takes the dtype of the tensors beside it."""
-    tensors = [x for x in inputs if isinstance(x, Tensor)]
-    if len(tensors) < len(inputs):
-        like = next((x for x in tensors if x.dtype.kind == "f"), None)
-        inputs = [x if isinstance(x, Tensor) or x is None else _beside(x, like) for x in inputs]
-        tensors = [x for x in inputs if x is not None]
-    if len({type(x.data) for x in tensors}) > 1 and len({x.device for x in tensors}) > 1:
-        places = ", ".join(f"{x.shape} on {x.device}" for x in tensors)
-        raise ValueError(
-            f"{function.__name__}: inputs lie on different devices ({places}); "
-            'move one of them, as in x.to("cuda")'
-        )
-    return list(inputs)
+    tensors = (x for x in inputs if isinstance(x, Tensor))
+    like = max(tensors, key=lambda x: x.dtype.kind == "f", default=None)  # a floating one if any
+    tensors = [x if isinstance(x, Tensor) or x is None else _beside(x, like) for x in inputs]
+    if len({x.device for x in tensors if x is not None}) > 1:
+        raise ValueError('inputs lie on different devices; move one of them, as in x.to("cuda")')
+    return tensors
 
 
 def _beside(value: Any, like: Tensor | None) -> Tensor:
-    """A number, list or array as a tensor; only a floating array brings its own dtype."""
-    is_array = hasattr(value, "dtype") and getattr(value, "ndim", 0) > 0
-    if like is None or (is_array and value.dtype.kind == "f"):
+    """An array with its own dtype, a number or list with that of `like`, as a tensor."""
+    if like is None or getattr(value, "ndim", 0) > 0:
         return tensor(value)
-    if is_array:
-        return Tensor(value.astype(like.dtype))
-    return Tensor(array_module(like.data).asarray(value, dtype=like.dtype))
+    value = array_module(like.data).asarray(value)
+    same_kind = like.dtype.kind in ("f", value.dtype.kind)  # else, as 0.5 beside integers, its own
+    return Tensor(value.astype(like.dtype) if same_kind else value)
 
 
 def _describe_call(
-    function: type[Function], error: Exception, inputs: Sequence[Tensor | None], options: dict
+    function: type[Function], error: Exception, inputs: Sequence[Any], options: dict
 ) -> str:
     """The inner fact of an error, with the operation and all that it was given."""
-    names = list(inspect.signature(function.forward).parameters)[1:]
+    parameters = list(inspect.signature(function.forward).parameters.values())[1:]
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     names += [f"input {i}" for i in range(len(names), len(inputs))]
-    lines = [f"{function.__name__}: {error}"]
-    for name, x in zip(names, inputs, strict=False):
-        if x is not None:
-            lines.append(f"  {name}: {x.shape} {x.dtype} on {x.device}")
-    lines += [f"  {name} = {value!r}" for name, value in options.items()]
-    return "\n".join(lines)
+    given = dict(zip(names, inputs, strict=False)) | options
+    return "\n".join(
+        [f"{function.__name__}: {error}"]
+        + [f"  {name}: {_describe(value)}" for name, value in given.items() if value is not None]
+    )
+
+
+def _describe(value: Any) -> str:
+    data = value.data if isinstance(value, Tensor) else value
+    if isinstance(data, np.ndarray) or is_cupy(data):
+        return f"{data.shape} {data.dtype} on {device_of(data)}"
+    return repr(value)
 
 
 def grad(output: Tensor, inputs: Sequence[Tensor], grad: Any = None) -> list[Array]:
     """d(output)/d(input) for each input, returned instead of added to `input.grad`.
 
-    Several threads may call it on graphs that share their leaves. An input that the output does
-    not depend on gets zeros. Raises as `Tensor.backward` does.
+    Inputs are leaves or results on the way to the output; one that the output does not depend on
+    gets zeros. Several threads may call it on graphs that share their leaves.
+
+    Raises ValueError if an input does not require a gradient, and as `Tensor.backward` does.
     """
-    gradients = _backpropagate(output, grad, retain_graph=False)
-    return [
-        gradients[x] if x in gradients else array_module(x.data).zeros_like(x.data) for x in inputs
-    ]
+    for i, x in enumerate(inputs):
+        if not x.requires_grad:
+            raise ValueError(f"grad: input {i} of shape {x.shape} has requires_grad=False")
+    sources = [x.grad_fn or x for x in inputs]
+    gradients = _backpropagate(output, grad, retain_graph=False, keep=frozenset(sources))
+    return [_own(gradients.get(source, 0.0), x) for source, x in zip(sources, inputs, strict=True)]
 
 
-def _backpropagate(output: Tensor, grad: Any, retain_graph: bool) -> dict[Tensor, Array]:
-    """The chain rule from `output` back to the leaves: their gradients."""
+def _own(gradient: Array, x: Tensor) -> Array:
+    """A copy, in the memory order of x: a gradient may be a view, or shared with other inputs."""
+    own = array_module(x.data).empty_like(x.data)
+    own[...] = gradient
+    return own
+
+
+def _backpropagate(
+    output: Tensor, grad: Any, retain_graph: bool, keep: frozenset = frozenset()
+) -> dict[Any, Array]:
+    """The chain rule from `output` back to the leaves: their gradients, and those of `keep`."""
     root = output.grad_fn or output
     gradients: dict[Any, Array] = {root: _seed_gradient(output, grad)}
     uses = _count_uses(root)
     ready = [root] if isinstance(root, Function) else []
     while ready:
         node = ready.pop()
-        node_gradients = _input_gradients(node, gradients.pop(node))
+        gradient = gradients[node] if node in keep else gradients.pop(node)
+        node_gradients = _input_gradients(node, gradient)
         for edge, gradient in zip(node.edges, node_gradients, strict=True):
             if edge is None:
                 continue
@@ -330,7 +337,7 @@ def _seed_gradient(output: Tensor, grad: Any) -> Array:
         return xp.ones_like(output.data)
     grad = xp.asarray(grad.data if isinstance(grad, Tensor) else grad, dtype=output.dtype)
     if grad.shape != output.shape:
-        raise ValueError(f"gradient has shape {grad.shape}, the tensor {output.shape}")
+        raise ValueError(f"backward(): grad has shape {grad.shape}, the tensor {output.shape}")
     return grad
 
 
@@ -359,10 +366,7 @@ def _input_gradients(node: Function, grad: Array) -> list[Array | None]:
     if not isinstance(gradients, tuple):
         gradients = (gradients,)
     if len(gradients) != len(node.edges):
-        raise RuntimeError(
-            f"{type(node).__name__}.backward returned {len(gradients)} gradients "
-            f"for {len(node.edges)} inputs"
-        )
+        raise _fault(node, f"{len(gradients)} gradients for {len(node.edges)} inputs")
     return [
         None if edge is None else _fit(gradient, edge, node, grad.dtype)
         for gradient, edge in zip(gradients, node.edges, strict=True)
@@ -375,25 +379,20 @@ def _fit(gradient: Array, edge: Edge, node: Function, dtype: np.dtype) -> Array:
     This is where broadcasting is undone: an input that was repeated along an axis was used that
     many times, so its gradient is the sum along it.
     """
-    if gradient is None:
-        raise RuntimeError(f"{type(node).__name__}.backward returned None for a wanted gradient")
+    if not hasattr(gradient, "shape"):
+        raise _fault(node, f"{gradient!r} for a gradient of shape {edge.shape}")
     if gradient.shape != edge.shape:
-        missing = gradient.ndim - len(edge.shape)
-        repeated = tuple(
-            axis
-            for axis, size in enumerate(gradient.shape)
-            if axis < missing or (edge.shape[axis - missing] == 1 and size != 1)
-        )
-        shape = gradient.shape
-        gradient = gradient.sum(axis=repeated, keepdims=True)
-        if missing < 0 or gradient.shape[missing:] != edge.shape:
-            raise RuntimeError(
-                f"{type(node).__name__}.backward returned a gradient of shape {shape} "
-                f"for an input of shape {edge.shape}"
-            )
-        gradient = gradient.reshape(edge.shape)
+        shape = (1,) * (gradient.ndim - len(edge.shape)) + edge.shape  # as it was broadcast
+        if len(shape) != gradient.ndim or any(
+            m not in (1, n) for m, n in zip(shape, gradient.shape, strict=True)
+        ):
+            raise _fault(node, f"shape {gradient.shape} for an input of shape {edge.shape}")
+        repeated = tuple(axis for axis, size in enumerate(shape) if size == 1)
+        gradient = gradient.sum(axis=repeated, keepdims=True).reshape(edge.shape)
     if gradient.dtype != dtype:
-        raise RuntimeError(
-            f"{type(node).__name__}.backward made a {gradient.dtype} gradient out of a {dtype} one"
-        )
+        raise _fault(node, f"a {gradient.dtype} gradient, given a {dtype} one")
     return gradient.astype(edge.dtype, copy=False)  # differs where precisions were mixed
+
+
+def _fault(node: Function, what: str) -> RuntimeError:
+    return RuntimeError(f"{type(node).__name__}.backward returned {what}")

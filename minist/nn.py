@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from . import functional as F
-from .autograd import Tensor
-from .backend import Array, device_of, generator, to_device, to_numpy
+from .autograd import Tensor, tensor
+from .backend import Array, device_of, generator, is_cupy, to_device, to_numpy
 from .functional.convolution import Pair, pair
-from .functional.normalisation import batch_statistics, update_statistics
+from .functional.normalisation import BatchNorm, batch_statistics, update_statistics
 
 
 class Parameter(Tensor):
     """A tensor that a module learns; float32 from numbers and lists."""
 
     def __init__(self, data: Any, requires_grad: bool = True):
-        data = data.data if isinstance(data, Tensor) else data
-        data = data if hasattr(data, "dtype") else np.asarray(data, dtype=np.float32)
-        super().__init__(data, requires_grad)
+        super().__init__(tensor(data).data, requires_grad)
 
 
 # --- initialisers -------------------------------------------------------------------------------
@@ -50,13 +49,17 @@ def he_uniform(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def glorot_uniform(shape: tuple[int, ...]) -> np.ndarray:
-    """Weights for layers without ReLU (Glorot and Bengio, 2010): variance 2 / (fan_in + fan_out)."""
+    """Weights for layers without ReLU (Glorot, Bengio, 2010): variance 2 / (fan_in + fan_out)."""
     bound = math.sqrt(6 / sum(_fans(shape)))
     return generator().uniform(-bound, bound, shape).astype(np.float32)
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """Numbers that an output sees, and outputs that see a number; at least 1."""
+    if len(shape) < 2 or not all(isinstance(n, Integral) and n >= 0 for n in shape):
+        raise ValueError(
+            f"weights are (out, in) or (F, C, kh, kw), whole numbers from 0 on, not {shape}"
+        )
     field = math.prod(shape[2:])
     return max(shape[1] * field, 1), max(shape[0] * field, 1)
 
@@ -196,18 +199,21 @@ class Module:
         Raises
         ------
         ValueError
-            If a name is missing, unknown, or of another shape. All at fault are named, and
-            nothing is copied.
+            If a name is missing, unknown, of another shape, or no array of numbers. All at
+            fault are named, and nothing is copied.
         """
         own = self.state_dict()
         faults = [f"{name} is missing" for name in own if name not in state]
         faults += [f"{name} is unknown" for name in state if name not in own]
         arrays = {}
-        for name in own.keys() & state.keys():
+        for name in (name for name in own if name in state):
             value = state[name].data if isinstance(state[name], Tensor) else state[name]
-            arrays[name] = value if hasattr(value, "__cuda_array_interface__") else np.asarray(value)
-            if arrays[name].shape != own[name].shape:
-                faults.append(f"{name} has shape {arrays[name].shape}, not {own[name].shape}")
+            array = value if is_cupy(value) else np.asarray(value)
+            if array.shape != own[name].shape:
+                faults.append(f"{name} has shape {array.shape}, not {own[name].shape}")
+            elif array.dtype.kind not in "fiub":
+                faults.append(f"{name} holds {array.dtype}, not real numbers")
+            arrays[name] = array
         if faults:
             raise ValueError(f"{type(self).__name__}.load_state_dict: " + "; ".join(sorted(faults)))
         for name, array in arrays.items():
@@ -242,6 +248,8 @@ class Sequential(Module):
 
     def __init__(self, *layers: Module):
         for i, layer in enumerate(layers):
+            if not isinstance(layer, Module):
+                raise TypeError(f"Sequential: layer {i} must be a Module, not {layer!r}")
             setattr(self, str(i), layer)
 
     def __iter__(self) -> Iterator[Module]:
@@ -295,15 +303,16 @@ class Conv2d(Module):
     ):
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(
-                f"Conv2d: {in_channels} and {out_channels} channels cannot be cut into {groups} groups"
+                f"Conv2d: {in_channels} and {out_channels} channels cannot be cut into {groups} "
+                "groups"
             )
         kernel = pair(kernel_size, "Conv2d: kernel_size")
         self.weight = Parameter(he_uniform((out_channels, in_channels // groups, *kernel)))
         self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
         self.geometry = {
-            "stride": stride,
-            "padding": padding,
-            "dilation": dilation,
+            "stride": pair(stride, "Conv2d: stride"),
+            "padding": pair(padding, "Conv2d: padding", least=0),
+            "dilation": pair(dilation, "Conv2d: dilation"),
             "groups": groups,
         }
 
@@ -312,7 +321,7 @@ class Conv2d(Module):
 
     def extra_repr(self) -> str:
         f, c, kh, kw = self.weight.shape
-        usual = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+        usual = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
         options = [f", {k}={v}" for k, v in self.geometry.items() if v != usual[k]]
         return f"{c * self.geometry['groups']}, {f}, kernel_size=({kh}, {kw})" + "".join(options)
 
@@ -327,15 +336,18 @@ class MaxPool2d(Module):
         padding: Pair = 0,
         ceil_mode: bool = False,
     ):
-        self.window = (kernel_size, stride, padding, ceil_mode)
+        name = type(self).__name__
+        kernel = pair(kernel_size, f"{name}: kernel_size")
+        stride = kernel if stride is None else pair(stride, f"{name}: stride")
+        self.window = (kernel, stride, pair(padding, f"{name}: padding", least=0), ceil_mode)
 
     def forward(self, x: Any) -> Tensor:
         return F.max_pool2d(x, *self.window)
 
     def extra_repr(self) -> str:
-        kernel_size, stride, padding, ceil_mode = self.window
-        text = f"{kernel_size}, stride={kernel_size if stride is None else stride}"
-        text += f", padding={padding}" if padding else ""
+        kernel, stride, padding, ceil_mode = self.window
+        text = f"{kernel}, stride={stride}"
+        text += f", padding={padding}" if any(padding) else ""
         return text + (", ceil_mode=True" if ceil_mode else "")
 
 
@@ -404,6 +416,8 @@ class Dropout(Module):
     """Zeroes elements with probability p while training (see `F.dropout`)."""
 
     def __init__(self, p: float = 0.5):
+        if not 0 <= p <= 1:
+            raise ValueError(f"Dropout: p is a probability in 0..1, not {p}")
         self.p = p
 
     def forward(self, x: Any) -> Tensor:
@@ -424,6 +438,10 @@ class BatchNorm1d(Module):
     ndim = 2
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
+        if num_features < 1:
+            raise ValueError(
+                f"{type(self).__name__}: expected 1 feature or more, not {num_features}"
+            )
         self.eps, self.momentum = eps, momentum
         self.weight = Parameter(np.ones(num_features, np.float32))
         self.bias = Parameter(np.zeros(num_features, np.float32))
@@ -431,7 +449,8 @@ class BatchNorm1d(Module):
         self.running_var = np.ones(num_features, np.float32)
         self.num_batches_tracked = np.zeros((), np.int64)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Tensor:
+        x = x if isinstance(x, Tensor) else Tensor(x)
         if x.ndim != self.ndim or x.shape[1] != self.weight.size:
             axes = ", H, W" if self.ndim == 4 else ""
             raise ValueError(
@@ -441,15 +460,15 @@ class BatchNorm1d(Module):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
-        y = F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         mean, var = batch_statistics(x.data)
-        lasting(lambda: self.track(mean, var, x.size // x.shape[1]))
-        return y
+        count = x.size // x.shape[1]  # not x itself: it would live until the effect is applied
+        lasting(lambda: self.track(mean, var, count))
+        return BatchNorm.apply(
+            x, self.weight, self.bias, mean=mean, var=var, eps=self.eps, of_batch=True
+        )
 
     def track(self, mean: Array, var: Array, count: int) -> None:
-        update_statistics(
-            self.running_mean, self.running_var, mean, var, count, self.momentum
-        )
+        update_statistics(self.running_mean, self.running_var, mean, var, count, self.momentum)
         self.num_batches_tracked += 1
 
     def extra_repr(self) -> str:
@@ -491,8 +510,10 @@ def save_arrays(arrays: Mapping[str, Array], path: str | os.PathLike, notes: Any
     `path` there is always a whole file: the old one or the new.
     """
     path = Path(path)
-    arrays = {name: np.ascontiguousarray(to_numpy(array)) for name, array in arrays.items()}
-    metadata = None if notes is None else {"notes": json.dumps(notes)}
+    arrays = {name: np.asarray(to_numpy(array), order="C") for name, array in arrays.items()}
+    metadata = None if notes is None else {"minist": json.dumps(notes)}
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to")
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with open(scratch, "wb") as file:
@@ -505,14 +526,14 @@ def save_arrays(arrays: Mapping[str, Array], path: str | os.PathLike, notes: Any
 
 
 def load_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Any]:
-    """The arrays and the notes of a file that `save_arrays` wrote.
+    """The arrays of a safetensors file, and the notes if `save_arrays` wrote any (else None).
 
     Raises
     ------
     FileNotFoundError
         If there is no file.
     ValueError
-        If it is not a whole safetensors file.
+        If it is not a whole safetensors file, or holds numbers that NumPy does not know.
     """
     path = Path(path)
     if not path.is_file():
@@ -521,6 +542,8 @@ def load_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Any]:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return arrays, json.loads(metadata.get("notes", "null"))
+        return arrays, json.loads(metadata.get("minist", "null"))
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no whole safetensors file: {error}") from None
+    except (AttributeError, TypeError) as error:  # bfloat16 and the like
+        raise ValueError(f"{path} holds numbers that NumPy does not know: {error}") from None

@@ -8,8 +8,11 @@ step to step.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from .autograd import Tensor
 from .backend import Array, array_module, device_of, to_device
@@ -28,64 +31,94 @@ class Optimizer:
     Raises
     ------
     ValueError
-        If there is no parameter, one comes twice, or a group has an unknown setting.
+        If there is no parameter, one comes twice, or a setting is unknown or out of range.
+    TypeError
+        If something else than parameters is given.
     """
 
+    kept: tuple[str, ...] = ()  # names of the arrays that a subclass keeps for a parameter
+
     def __init__(self, params: Iterable[Any], **defaults: Any):
-        params = list(params)
+        params = _listed(params)
         groups = params if params and isinstance(params[0], Mapping) else [{"params": params}]
         self.groups: list[dict[str, Any]] = []
         for group in groups:
+            if not isinstance(group, Mapping) or "params" not in group:
+                raise TypeError(
+                    f'{type(self).__name__}: every group must be a dict with "params", '
+                    f"not {group!r}"
+                )
             unknown = group.keys() - defaults.keys() - {"params"}
             if unknown:
                 raise ValueError(
                     f"{type(self).__name__}: unknown setting {', '.join(sorted(unknown))} in a "
                     f"group; there are {', '.join(defaults)}"
                 )
-            members = group["params"]
-            members = [members] if isinstance(members, Tensor) else list(members)
-            self.groups.append({**defaults, **group, "params": members})
-        every = [p for group in self.groups for p in group["params"]]
+            self.groups.append({**defaults, **group, "params": _listed(group["params"])})
+        every = self.parameters()
         if not every:
             raise ValueError(f"{type(self).__name__}: no parameters to optimise")
+        for p in every:
+            if not isinstance(p, Tensor) or p.grad_fn is not None:
+                kind = "the result of an operation" if isinstance(p, Tensor) else type(p).__name__
+                raise TypeError(
+                    f"{type(self).__name__}: expected a list of parameters, such as "
+                    f"model.parameters(), with {kind} in it"
+                )
         if len({id(p) for p in every}) < len(every):
             raise ValueError(f"{type(self).__name__}: a parameter comes twice")
         for group in self.groups:
-            if not group["lr"] >= 0:
-                raise ValueError(f"{type(self).__name__}: lr must be 0 or more, not {group['lr']}")
+            self.check(group)
         self.state: dict[Tensor, dict[str, Array]] = {}
-        self.steps = 0
+        self.steps: Counter[Tensor] = Counter()  # a parameter without a gradient stands still
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Make a group's numbers Python's; raise ValueError for one out of range."""
+        for name in group.keys() & {"lr", "momentum", "weight_decay", "eps"}:
+            group[name] = float(group[name])  # NumPy's would make float32 steps float64
+            if not group[name] >= 0:
+                raise ValueError(
+                    f"{type(self).__name__}: {name} must be 0 or more, not {group[name]}"
+                )
+
+    def parameters(self) -> list[Tensor]:
+        """The parameters of all groups, in their order."""
+        return [parameter for group in self.groups for parameter in group["params"]]
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        for group in self.groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        for parameter in self.parameters():
+            parameter.grad = None
 
     def step(self) -> None:
         """Change every parameter that has a gradient, in place."""
-        self.steps += 1
         for group in self.groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     state = self.state.setdefault(parameter, {})
-                    self.update(parameter.data, parameter.grad, state, group)
+                    self.steps[parameter] += 1
+                    self.update(parameter.data, parameter.grad, self.steps[parameter], state, group)
 
-    def update(self, weight: Array, grad: Array, state: dict[str, Array], group: dict) -> None:
-        """Change one parameter's array in place; `state` is kept for it from step to step."""
+    def update(
+        self, weight: Array, grad: Array, t: int, state: dict[str, Array], group: dict
+    ) -> None:
+        """Change one parameter's array in place, for the t-th time (t = 1, 2, ...).
+
+        `state` is kept for the parameter from step to step.
+        """
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs: "steps", "lr" of each group, and arrays by name,
-        "<number of the parameter>.<name of the state>"."""
-        every = [p for group in self.groups for p in group["params"]]
+        """All that a resumed run needs: "steps" of each parameter, "lr" of each group, and arrays
+        (not copied) by name, "<number of the parameter>.<name of the state>"."""
+        every = self.parameters()
         arrays = {
             f"{i}.{name}": array
             for i, parameter in enumerate(every)
             for name, array in self.state.get(parameter, {}).items()
         }
         rates = [group["lr"] for group in self.groups]
-        return {"steps": self.steps, "lr": rates, "arrays": arrays}
+        return {"steps": [self.steps[p] for p in every], "lr": rates, "arrays": arrays}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave, on the parameters' device.
@@ -93,26 +126,30 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If it is of an optimiser with other groups or parameters.
+            If it is of another optimiser, or of one with other groups or parameters.
         """
-        every = [p for group in self.groups for p in group["params"]]
-        if len(state["lr"]) != len(self.groups):
-            raise ValueError(
-                f"the state has {len(state['lr'])} groups, this optimiser {len(self.groups)}"
-            )
+        every, name = self.parameters(), type(self).__name__
+        if (found := len(state["lr"])) != (expected := len(self.groups)):
+            raise ValueError(f"{name}: the state has {found} groups, this optimiser {expected}")
+        if (found := len(state["steps"])) != (expected := len(every)):
+            raise ValueError(f"{name}: the state has {found} parameters, this optimiser {expected}")
         own: dict[Tensor, dict[str, Array]] = {}
         for key, array in state["arrays"].items():
-            number, name = key.split(".")
-            if int(number) >= len(every) or array.shape != every[int(number)].shape:
-                raise ValueError(f"the state's {key}, {array.shape}, fits no parameter")
-            parameter = every[int(number)]
+            number, _, kept = key.partition(".")
+            parameter = every[int(number)] if number in map(str, range(len(every))) else None
+            if parameter is None or kept not in self.kept or array.shape != parameter.shape:
+                raise ValueError(f"{name}: the state's {key}, {array.shape}, fits no parameter")
             # A copy, also on the same device: steps change it in place.
-            own.setdefault(parameter, {})[name] = to_device(
-                array, device_of(parameter.data)
-            ).copy()
-        self.state, self.steps = own, state["steps"]
+            own.setdefault(parameter, {})[kept] = to_device(array, device_of(parameter.data)).copy()
+        self.state = own
+        self.steps = Counter(dict(zip(every, state["steps"], strict=True)))
         for group, lr in zip(self.groups, state["lr"], strict=True):
             group["lr"] = lr
+
+
+def _listed(params: Any) -> list[Any]:
+    """Several, or a single one, as a list."""
+    return list(params) if isinstance(params, Iterable) else [params]
 
 
 class SGD(Optimizer):
@@ -122,6 +159,8 @@ class SGD(Optimizer):
     weight_decay d adds d w to g.
     """
 
+    kept = ("velocity",)
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -130,13 +169,18 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ):
-        if nesterov and not momentum:
-            raise ValueError("SGD: Nesterov's step needs a momentum")
         super().__init__(
             params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
         )
 
-    def update(self, weight: Array, grad: Array, state: dict[str, Array], group: dict) -> None:
+    def check(self, group: dict[str, Any]) -> None:
+        super().check(group)
+        if group["nesterov"] and not group["momentum"]:
+            raise ValueError("SGD: Nesterov's step needs a momentum")
+
+    def update(
+        self, weight: Array, grad: Array, t: int, state: dict[str, Array], group: dict
+    ) -> None:
         if group["weight_decay"]:
             grad = grad + group["weight_decay"] * weight
         if group["momentum"]:
@@ -154,9 +198,11 @@ class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015).
 
     m <- b1 m + (1 - b1) g;   v <- b2 v + (1 - b2) g^2;
-    w <- w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps),  t the number of the step.
+    w <- w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps),  t the parameter's own step.
     weight_decay d adds d w to g.
     """
+
+    kept = ("m", "v")
 
     def __init__(
         self,
@@ -168,7 +214,15 @@ class Adam(Optimizer):
     ):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def update(self, weight: Array, grad: Array, state: dict[str, Array], group: dict) -> None:
+    def check(self, group: dict[str, Any]) -> None:
+        super().check(group)
+        group["betas"] = tuple(map(float, group["betas"]))
+        if not all(0 <= beta < 1 for beta in group["betas"]):
+            raise ValueError(f"Adam: betas must be in 0..1, below 1, not {group['betas']}")
+
+    def update(
+        self, weight: Array, grad: Array, t: int, state: dict[str, Array], group: dict
+    ) -> None:
         xp = array_module(weight)
         b1, b2 = group["betas"]
         if not state:
@@ -181,7 +235,6 @@ class Adam(Optimizer):
         v *= b2
         v += (1 - b2) * grad * grad
         # The corrections by 1 - b^t are numbers: they go where they cost nothing.
-        t = self.steps
         denominator = xp.sqrt(v)
         denominator /= math.sqrt(1 - b2**t)
         denominator += group["eps"]
@@ -193,13 +246,13 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Array:
 
     Returns the norm before, as a 0-d array (a number would make a GPU wait).
     """
-    gradients = [p for p in parameters if p.grad is not None]
-    if not gradients:
-        return 0.0
-    xp = array_module(gradients[0].data)
-    norm = xp.sqrt(sum((p.grad * p.grad).sum() for p in gradients))
+    learning = [p for p in _listed(parameters) if p.grad is not None]
+    if not learning:
+        return np.zeros(())
+    xp = array_module(learning[0].data)
+    norm = xp.asarray(xp.sqrt(sum((p.grad * p.grad).sum() for p in learning)))
     scale = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    for p in gradients:
+    for p in learning:
         p.grad *= scale.astype(p.dtype)
     return norm
 
@@ -243,6 +296,8 @@ class StepLR(Schedule):
     """Times gamma after every `step_size` steps: the paper's schedule with gamma = 0.1."""
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1):
+        if step_size < 1:
+            raise ValueError(f"StepLR: step_size must be 1 or more, not {step_size}")
         super().__init__(optimizer)
         self.step_size, self.gamma = step_size, gamma
         self.apply()

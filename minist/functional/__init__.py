@@ -5,6 +5,7 @@ gives `Tensor` its operators and methods.
 """
 
 from .activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
+from .arithmetic import abs_ as abs
 from .arithmetic import (
     clip,
     concatenate,
@@ -17,7 +18,6 @@ from .arithmetic import (
     stack,
     transpose,
 )
-from .arithmetic import abs_ as abs
 from .arithmetic import max_ as max
 from .arithmetic import sum_ as sum
 from .convolution import conv2d

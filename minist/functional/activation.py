@@ -34,11 +34,13 @@ class LeakyReLU(Function):
 class Sigmoid(Function):
     """y = 1 / (1 + exp(-x));  dy/dx = y (1 - y).
 
-    Computed as (1 + tanh(x / 2)) / 2, the same number, which cannot overflow.
+    Computed as exp(min(x, 0)) / (1 + exp(-|x|)), the same number, which cannot overflow and keeps
+    its digits where it is small.
     """
 
     def forward(self, x: Array) -> Array:
-        self.y = 0.5 * (1.0 + array_module(x).tanh(0.5 * x))
+        xp = array_module(x)
+        self.y = xp.exp(xp.minimum(x, 0.0)) / (1.0 + xp.exp(-abs(x)))
         return self.y
 
     def backward(self, grad: Array) -> Array:
@@ -65,7 +67,7 @@ class Softmax(Function):
 
     def forward(self, x: Array, dim: int) -> Array:
         self.dim = dim
-        exp = array_module(x).exp(x - x.max(axis=dim, keepdims=True, initial=-float("inf")))
+        exp = array_module(x).exp(below_zero(x, dim))
         self.y = exp / exp.sum(axis=dim, keepdims=True)
         return self.y
 
@@ -82,13 +84,18 @@ class LogSoftmax(Function):
     def forward(self, x: Array, dim: int) -> Array:
         xp = array_module(x)
         self.dim = dim
-        shifted = x - x.max(axis=dim, keepdims=True, initial=-float("inf"))
+        shifted = below_zero(x, dim)
         self.y = shifted - xp.log(xp.exp(shifted).sum(axis=dim, keepdims=True))
         return self.y
 
     def backward(self, grad: Array) -> Array:
         softmax = array_module(grad).exp(self.y)
         return grad - softmax * grad.sum(axis=self.dim, keepdims=True)
+
+
+def below_zero(x: Array, dim: int) -> Array:
+    """x - max(x) along an axis, whose exponentials cannot overflow."""
+    return x - x.max(axis=dim, keepdims=True) if x.size else x
 
 
 def relu(x: Any) -> Tensor:

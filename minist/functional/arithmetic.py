@@ -6,14 +6,15 @@ backward answers in the broadcast shape and the engine sums over what was repeat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from types import EllipsisType
 from typing import Any
 
 import numpy as np
 
-from ..autograd import Function, Tensor
-from ..backend import Array, array_module, module_of, to_device
+from ..autograd import Function, Tensor, tensor
+from ..backend import Array, array_module, device_of, to_device
 
 Axis = int | tuple[int, ...] | None
 
@@ -23,14 +24,18 @@ class Elementwise(Function):
 
     @classmethod
     def apply(cls, a: Any, b: Any) -> Tensor:
-        shape_a, shape_b = np.shape(a), np.shape(b)
-        for m, n in zip(reversed(shape_a), reversed(shape_b), strict=False):
-            if m != n and m != 1 and n != 1:
-                raise ValueError(
-                    f"{cls.__name__}: shapes {shape_a} and {shape_b} do not broadcast: "
-                    f"from the right, {m} meets {n}; sizes must be equal, or one of them 1"
-                )
+        check_broadcast(cls.__name__, np.shape(a), np.shape(b))
         return super().apply(a, b)
+
+
+def check_broadcast(name: str, shape_a: tuple[int, ...], shape_b: tuple[int, ...]) -> None:
+    """ValueError unless the shapes are equal from the right, but for sizes of 1."""
+    for m, n in zip(reversed(shape_a), reversed(shape_b), strict=False):
+        if m != n and m != 1 and n != 1:
+            raise ValueError(
+                f"{name}: shapes {shape_a} and {shape_b} do not broadcast: "
+                f"from the right, {m} meets {n}; sizes must be equal, or one of them 1"
+            )
 
 
 class Add(Elementwise):
@@ -163,6 +168,8 @@ class Clip(Function):
     def forward(self, x: Array, low: float | None, high: float | None) -> Array:
         if low is None and high is None:
             raise ValueError("clip needs a lower or an upper bound")
+        # Python floats: a NumPy scalar would bring its own dtype.
+        low, high = (None if bound is None else float(bound) for bound in (low, high))
         self.inside = array_module(x).ones(x.shape, dtype=bool)
         if low is not None:
             self.inside &= x >= low
@@ -181,7 +188,10 @@ class MatMul(Function):
         if a.ndim < 2 or b.ndim < 2:
             raise ValueError("@ multiplies matrices; give a vector a second axis with reshape")
         if a.shape[-1] != b.shape[-2]:
-            raise ValueError(f"the left matrix has {a.shape[-1]} columns, the right {b.shape[-2]} rows")
+            raise ValueError(
+                f"the left matrix has {a.shape[-1]} columns, the right {b.shape[-2]} rows"
+            )
+        check_broadcast("stacks", a.shape[:-2], b.shape[:-2])
         self.a, self.b = a, b
         return a @ b
 
@@ -249,7 +259,7 @@ class Max(Function):
 
 def _axes(x: Array, axis: Axis) -> tuple[int, ...]:
     axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
-    return tuple(sorted(i % x.ndim for i in axes))
+    return tuple(sorted(i % max(x.ndim, 1) for i in axes))
 
 
 def _kept_shape(x: Array, axis: Axis) -> tuple[int, ...]:
@@ -266,8 +276,10 @@ class Reshape(Function):
 
     def forward(self, x: Array, shape: tuple[int, ...]) -> Array:
         self.shape = x.shape
-        rest = int(np.prod([n for n in shape if n != -1]))
-        if shape.count(-1) > 1 or (x.size != rest if -1 not in shape else rest and x.size % rest):
+        named = [n for n in shape if n != -1]
+        rest = int(np.prod(named))
+        fits = x.size == rest if -1 not in shape else rest > 0 and x.size % rest == 0
+        if not fits or min(named, default=0) < 0 or len(named) < len(shape) - 1:
             raise ValueError(f"{x.size} elements do not fill the shape {shape}")
         return x.reshape(shape)
 
@@ -327,6 +339,19 @@ class Concatenate(Function):
         return tuple(array_module(grad).split(grad, self.ends[:-1], axis=self.axis))
 
 
+class Stack(Function):
+    """Tensors side by side along a new axis;  each takes its own slice of g."""
+
+    def forward(self, *arrays: Array, axis: int = 0) -> Array:
+        if len({x.shape for x in arrays}) != 1:
+            raise ValueError("needs one tensor or more, all of one shape")
+        self.axis = axis
+        return array_module(arrays[0]).stack(arrays, axis=axis)
+
+    def backward(self, grad: Array) -> tuple[Array, ...]:
+        return tuple(array_module(grad).moveaxis(grad, self.axis, 0))
+
+
 class Cast(Function):
     """The values in another floating type;  dL/dx = g in the old one."""
 
@@ -342,12 +367,11 @@ class Move(Function):
     """The values on another device;  dL/dx is g brought back."""
 
     def forward(self, x: Array, device: str) -> Array:
-        self.like = x[:0] if x.ndim else x
-        module_of(device)
+        self.device = device_of(x)
         return to_device(x, device)
 
     def backward(self, grad: Array) -> Array:
-        return to_device(grad, "cpu" if array_module(self.like) is np else "cuda")
+        return to_device(grad, self.device)
 
 
 # --- functions ----------------------------------------------------------------------------------
@@ -419,30 +443,29 @@ def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     """Tensors of one shape joined along a new axis."""
-    tensors = [x if isinstance(x, Tensor) else Tensor(np.asarray(x)) for x in tensors]
-    rank = max((x.ndim for x in tensors), default=0) + 1
-    at = axis % rank
-    return concatenate([reshape(x, (*x.shape[:at], 1, *x.shape[at:])) for x in tensors], at)
+    return Stack.apply(*tensors, axis=axis)
 
 
 def _unpacked(sizes: tuple) -> tuple[int, ...]:
     """f(2, 3) and f((2, 3)) alike."""
-    return tuple(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int) else sizes
+    return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
 
 
 # --- the operators of Tensor --------------------------------------------------------------------
 
 
-def _compare(name: str):
+def _compare(name: str) -> Callable[[Tensor, Any], Tensor]:
     def compare(self: Tensor, other: Any) -> Tensor:
         """A tensor of booleans, without a gradient."""
-        return Tensor(getattr(self.data, name)(other.data if isinstance(other, Tensor) else other))
+        check_broadcast(name, self.shape, np.shape(other))
+        other = other.data if isinstance(other, Tensor) else other
+        return tensor(getattr(operator, name)(self.data, other))
 
     return compare
 
 
-for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
-    setattr(Tensor, _name, _compare(_name))
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(Tensor, f"__{_name}__", _compare(_name))
 
 Tensor.__add__ = Tensor.__radd__ = lambda a, b: Add.apply(a, b)
 Tensor.__sub__ = lambda a, b: Subtract.apply(a, b)

@@ -21,6 +21,7 @@ come back in that order, as a transposed view, whatever the order of the input.
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 from ..autograd import Function, Tensor
@@ -57,7 +58,7 @@ class Conv2d(Function):
 
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.kernel = (kh, kw)
-        self.size_in = (h, w)
+        self.channels, self.size_in = c, (h, w)
         self.weight_shape = weight.shape
         self.weight2 = weight.reshape(groups, f // groups, c_group * kh * kw)
         padded = pad(x.transpose(1, 2, 3, 0), padding)
@@ -82,7 +83,7 @@ class Conv2d(Function):
         grad_x = grad_weight = grad_bias = None
         if self.needs_grad[0]:
             columns = self.weight2.swapaxes(1, 2) @ g
-            columns = columns.reshape(-1, *self.kernel, *self.size_out, n)
+            columns = columns.reshape(self.channels, *self.kernel, *self.size_out, n)
             grad_x = self.add_back(columns).transpose(3, 0, 1, 2)
         if self.needs_grad[1]:
             grad_weight = (g @ self.columns.swapaxes(1, 2)).reshape(self.weight_shape)
@@ -149,8 +150,8 @@ def check_images(x: Array) -> None:
 
 def pair(value: Pair, name: str, least: int = 1) -> tuple[int, int]:
     """An int or a pair of ints as a pair; ValueError below `least`."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 2 or not all(isinstance(v, int) and v >= least for v in values):
+    values = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(values) != 2 or not all(isinstance(v, Integral) and v >= least for v in values):
         raise ValueError(f"{name} must be one or two whole numbers from {least} on, not {value!r}")
     return values
 

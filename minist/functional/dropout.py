@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import Function, Tensor
+from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module, generator
 
 
@@ -46,5 +46,5 @@ def dropout(
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p is a probability in 0..1, not {p}")
     if not training or p == 0:
-        return x if isinstance(x, Tensor) else Tensor(x)
+        return x if isinstance(x, Tensor) else tensor(x)
     return Dropout.apply(x, p=p, rng=rng or generator())

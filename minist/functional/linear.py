@@ -23,6 +23,8 @@ class Linear(Function):
         if x.ndim < 1 or x.shape[-1] != weight.shape[1]:
             found = x.shape[-1] if x.ndim else "none"
             raise ValueError(f"x has {found} features, weight expects {weight.shape[1]}")
+        if x.dtype.kind != "f":
+            raise TypeError(f"x must be floating, not {x.dtype}: x.astype(numpy.float32)")
         if bias is not None and bias.shape != weight.shape[:1]:
             raise ValueError(f"bias must be ({weight.shape[0]},), not {bias.shape}")
         self.leading = x.shape[:-1]
@@ -35,7 +37,9 @@ class Linear(Function):
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
         grad = grad.reshape(-1, len(self.weight)).T
         return (
-            (self.weight.T @ grad).T.reshape(*self.leading, -1) if self.needs_grad[0] else None,
+            (self.weight.T @ grad).T.reshape(*self.leading, self.x.shape[1])
+            if self.needs_grad[0]
+            else None,
             grad @ self.x if self.needs_grad[1] else None,
             grad.sum(axis=1) if self.needs_grad[2] else None,
         )
@@ -58,5 +62,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Tensor:
     ------
     ValueError
         If the sizes do not fit.
+    TypeError
+        If x is not floating.
     """
     return Linear.apply(x, weight, bias)

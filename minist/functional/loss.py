@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import Function, Tensor
+from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module
 from .activation import relu
 
@@ -19,6 +19,17 @@ class CrossEntropy(Function):
     """
 
     def forward(self, logits: Array, labels: Array) -> Array:
+        if labels.dtype.kind not in "iu":
+            raise TypeError(f"labels are class numbers and must be integers, not {labels.dtype}")
+        if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+            raise ValueError(
+                "expected logits (N, classes) and labels (N,), "
+                f"got {logits.shape} and {labels.shape}"
+            )
+        classes = logits.shape[1]
+        wrong = labels[(labels < 0) | (labels >= classes)]  # on a GPU the host waits here
+        if wrong.size:
+            raise ValueError(f"label {wrong[0]} is outside 0..{classes - 1}")
         xp = array_module(logits)
         n = xp.arange(len(logits))
         shifted = logits - logits.max(axis=1, keepdims=True)
@@ -29,8 +40,8 @@ class CrossEntropy(Function):
         self.residual[n, labels] -= 1.0
         return xp.log(total[:, 0]) - shifted[n, labels]
 
-    def backward(self, grad: Array) -> Array:
-        return self.residual * grad[:, None]
+    def backward(self, grad: Array) -> tuple[Array, None]:
+        return self.residual * grad[:, None], None
 
 
 def cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Tensor:
@@ -50,25 +61,11 @@ def cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Tensor:
     ValueError
         If shapes do not fit or a label is out of range.
     """
-    if not isinstance(logits, Tensor):
-        logits = Tensor(logits)
-    labels = labels.data if isinstance(labels, Tensor) else labels
-    labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
-    if labels.dtype.kind not in "iu":
-        raise TypeError(
-            f"cross_entropy: labels are class numbers and must be integers, not {labels.dtype}"
-        )
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(
-            "cross_entropy: expected logits (N, classes) and labels (N,), "
-            f"got {logits.shape} and {labels.shape}"
-        )
-    if isinstance(labels, np.ndarray):  # a look at labels on the GPU would wait for the card
-        wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
-        if wrong.size:
-            raise ValueError(f"cross_entropy: label {wrong[0]} is outside 0..{logits.shape[1] - 1}")
-        labels = array_module(logits.data).asarray(labels)
-    return _reduce(CrossEntropy.apply(logits, labels=labels), reduction)
+    logits = logits if isinstance(logits, Tensor) else tensor(logits)
+    if not isinstance(labels, Tensor):  # as a data set gives them, on the host
+        labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
+        labels = tensor(labels, device=logits.device)
+    return _reduce(CrossEntropy.apply(logits, labels), reduction)
 
 
 class SquaredError(Function):
@@ -80,9 +77,9 @@ class SquaredError(Function):
         self.difference = a - b
         return self.difference * self.difference
 
-    def backward(self, grad: Array) -> tuple[Array, Array]:
+    def backward(self, grad: Array) -> tuple[Array, Array | None]:
         grad = 2.0 * grad * self.difference
-        return grad, -grad
+        return grad, -grad if self.needs_grad[1] else None
 
 
 def mse_loss(prediction: Any, target: Any, reduction: str = "mean") -> Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..autograd import Function, Tensor
+import numpy as np
+
+from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module
 
 
@@ -89,25 +91,28 @@ def batch_norm(
     ValueError
         If x has no channels or sizes do not fit, or a channel of a training batch has just one
         element, whose variance means nothing.
+    TypeError
+        If x is not floating.
     """
-    x = x if isinstance(x, Tensor) else Tensor(x)
+    x = x if isinstance(x, Tensor) else tensor(x)
     if x.ndim < 2:
         raise ValueError(f"batch_norm: expected (N, C) or (N, C, H, W), got {x.shape}")
+    if x.dtype.kind != "f":
+        raise TypeError(f"batch_norm: x must be floating, not {x.dtype}")
     for name, values in {
         "running_mean": running_mean,
         "running_var": running_var,
         "weight": weight,
         "bias": bias,
     }.items():
-        if values is not None and values.shape != x.shape[1:2]:
-            raise ValueError(f"batch_norm: {name} must be ({x.shape[1]},), not {values.shape}")
+        if values is not None and np.shape(values) != x.shape[1:2]:
+            raise ValueError(f"batch_norm: {name} must be ({x.shape[1]},), not {np.shape(values)}")
     of_batch = training or running_mean is None or running_var is None
-    mean, var = running_mean, running_var
-    if of_batch:
-        mean, var = batch_statistics(x.data)
-        if training and running_mean is not None and running_var is not None:
-            update_statistics(running_mean, running_var, mean, var, x.size // x.shape[1], momentum)
-    return BatchNorm.apply(x, weight, bias, mean=mean, var=var, eps=eps, of_batch=of_batch)
+    mean, var = batch_statistics(x.data) if of_batch else (running_mean, running_var)
+    y = BatchNorm.apply(x, weight, bias, mean=mean, var=var, eps=eps, of_batch=of_batch)
+    if training and running_mean is not None and running_var is not None:
+        update_statistics(running_mean, running_var, mean, var, x.size // x.shape[1], momentum)
+    return y
 
 
 def batch_statistics(x: Array) -> tuple[Array, Array]:

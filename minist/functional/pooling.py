@@ -39,16 +39,16 @@ class Pool(Function):
             output_size(*sizes, ceil_mode)
             for sizes in zip(x.shape[2:], kernel, stride, padding, strict=True)
         )
-        reach = [
-            (n - 1) * s + k for n, s, k in zip(self.size_out, stride, kernel, strict=True)
-        ]
+        reach = [(n - 1) * s + k for n, s, k in zip(self.size_out, stride, kernel, strict=True)]
         h, w = x.shape[2:]
         ph, pw = padding
         after_h, after_w = max(reach[0] - h - ph, 0), max(reach[1] - w - pw, 0)
         if not (ph or pw or after_h or after_w):
             return x
         xp = array_module(x)
-        padded = xp.full_like(x, self.border, shape=(*x.shape[:2], h + ph + after_h, w + pw + after_w))
+        padded = xp.full_like(
+            x, self.border, shape=(*x.shape[:2], h + ph + after_h, w + pw + after_w)
+        )
         padded[:, :, ph : ph + h, pw : pw + w] = x
         return padded
 
@@ -80,7 +80,7 @@ class MaxPool2d(Pool):
 
     def largest(self, views: list[Array]) -> Array:
         xp = array_module(views[0])
-        y = views[0].copy() if len(views) == 1 else xp.maximum(views[0], views[1])
+        y = views[0].copy(order="K") if len(views) == 1 else xp.maximum(views[0], views[1])
         for view in views[2:]:
             xp.maximum(y, view, out=y)
         return y
@@ -124,9 +124,7 @@ class AvgPool2d(Pool):
     def backward(self, grad: Array) -> Array:
         xp = array_module(grad)
         grad = grad / self.size
-        rows = xp.zeros_like(
-            grad, shape=(*grad.shape[:2], self.padded_shape[2], self.size_out[1])
-        )
+        rows = xp.zeros_like(grad, shape=(*grad.shape[:2], self.padded_shape[2], self.size_out[1]))
         for view in self.views(rows, ROWS):
             view += grad
         padded = xp.zeros_like(grad, shape=self.padded_shape)

@@ -1,0 +1,191 @@
+"""The `minist` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .training import Run, RunError, Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
+    options = parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (RunError, ValueError, FileNotFoundError, RuntimeError) as error:
+        print(f"minist: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="minist", description="Spatial transformer networks, from scratch on NumPy and CuPy."
+    )
+    top.add_argument("--version", action="version", version=f"minist {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    train = commands.add_parser(
+        "train",
+        help="train a network on distorted MNIST",
+        description="Train a network on distorted MNIST, test it and draw what it sees.",
+        epilog="Ctrl-C stops after the step at hand; --resume goes on from there.",
+    )
+    train.set_defaults(command=train_command)
+    train.add_argument("--out", type=Path, help="the run's folder (default: a new one in runs/)")
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out, with the settings it was begun with",
+    )
+    for setting in fields(Settings):
+        add_setting(train, setting)
+
+    evaluate = commands.add_parser(
+        "evaluate", help="test a trained network", description="Print the test error of a run."
+    )
+    evaluate.set_defaults(command=evaluate_command)
+    evaluate.add_argument("run", type=Path, help="the run's folder")
+
+    show = commands.add_parser(
+        "show",
+        help="draw what a trained network sees",
+        description="Draw test digits, the grids over them and what the transformer makes of "
+        "them, as result.png in the run's folder.",
+    )
+    show.set_defaults(command=show_command)
+    show.add_argument("run", type=Path, help="the run's folder")
+    show.add_argument("--first", type=int, default=0, help="number of the first digit (default: 0)")
+    show.add_argument("--digits", type=int, default=8, help="how many (default: 8)")
+
+    info = commands.add_parser(
+        "info",
+        help="tell of this machine, or of a run",
+        description="Versions, array library, BLAS and its kernel, threads and GPU; of a run its "
+        "settings and how far it has come.",
+    )
+    info.set_defaults(command=info_command)
+    info.add_argument("run", type=Path, nargs="?", help="a run's folder")
+    return top
+
+
+def add_setting(to: argparse.ArgumentParser, setting: Any) -> None:
+    """An option made of a field of Settings. Left out, it does not appear in the result."""
+    assert setting.default is not MISSING
+    kind = {"int": int, "float": float, "str": str}[setting.type.removesuffix(" | None")]
+    default = "" if setting.default is None else f" (default: {setting.default})"
+    to.add_argument(
+        "--" + setting.name.replace("_", "-"),
+        type=kind,
+        choices=setting.metadata["choices"],
+        default=argparse.SUPPRESS,
+        help=setting.metadata["help"].replace("%", "%%") + default,
+    )
+
+
+def train_command(options: argparse.Namespace) -> None:
+    from .experiments import distorted_mnist  # brings in Matplotlib
+
+    names = [setting.name for setting in fields(Settings)]
+    asked = {name: value for name, value in vars(options).items() if name in names}
+    settings = Settings.of(asked)
+    if options.resume:
+        if options.out is None:
+            raise RunError("--resume needs the folder of the run: --out FOLDER")
+        settings = settings_of(Run(options.out), asked, settings)
+    out = options.out or new_folder(settings)
+    error = distorted_mnist.run_cell(settings, out, options.resume)
+    print(f"picture {out / distorted_mnist.PICTURE}")
+    print(f"test error {error:.2f} %")
+
+
+def settings_of(run: Run, asked: dict[str, Any], fresh: Settings) -> Settings:
+    """The settings that a run was begun with; RunError if others are asked for now."""
+    if not run.exists():
+        return fresh
+    begun = run.read_config()
+    for name, value in asked.items():
+        if begun.get(name) != value:
+            raise RunError(
+                f"{run.folder} was begun with {name} = {begun.get(name)}, not {value}; a resumed "
+                "run keeps its settings"
+            )
+    return Settings.of(begun)
+
+
+def new_folder(settings: Settings) -> Path:
+    """runs/NAME, or runs/NAME-2, -3 ... as it is free."""
+    base = Path("runs") / settings.name
+    folder, number = base, 1
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def evaluate_command(options: argparse.Namespace) -> None:
+    from .experiments import distorted_mnist
+
+    found = distorted_mnist.test(Run(options.run))
+    print(f"test loss {found['loss']:.4f}, outside {found['outside']:.1%}")
+    print(f"test error {found['error']:.2f} %")
+
+
+def show_command(options: argparse.Namespace) -> None:
+    from .experiments import distorted_mnist
+
+    print(f"picture {distorted_mnist.draw(options.run, options.digits, options.first)}")
+
+
+def info_command(options: argparse.Namespace) -> None:
+    if options.run is None:
+        facts = machine()
+    else:
+        run = Run(options.run)
+        facts = run.read_config()
+        lines = run.lines()
+        facts["steps"] = max((x["step"] for x in lines if "step" in x), default=0)
+        error = run.test_error()
+        facts["test error"] = "none yet" if error is None else f"{error:.2f} %"
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:{width}}  {value}")
+
+
+def machine() -> dict[str, str]:
+    """What minist runs on here."""
+    import platform
+
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    from .backend import num_threads, require_cupy
+
+    facts = {
+        "minist": __version__,
+        "Python": platform.python_version(),
+        "system": platform.platform(),
+        "NumPy": np.__version__,
+    }
+    for library in threadpool_info():
+        if library["user_api"] == "blas":
+            name = f"{library['internal_api']} {library['version']}"
+            kernel = library.get("architecture", "unknown")
+            facts["BLAS"] = f"{name}, kernel {kernel}, {library['num_threads']} threads"
+    facts["threads"] = str(num_threads())
+    try:
+        cupy = require_cupy()
+        name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+        facts["CuPy"], facts["GPU"] = cupy.__version__, name
+    except RuntimeError as error:
+        facts["GPU"] = f"none ({error})"
+    return facts

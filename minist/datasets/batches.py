@@ -1,0 +1,110 @@
+"""From a data set to the batches of an epoch: held-out digits, shuffling, distortion."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from ..backend import Array
+from .distortions import as_floats, distort
+
+
+class Images(NamedTuple):
+    """Images (N, C, H, W) and their labels (N,)."""
+
+    images: Array
+    labels: Array
+
+
+def split(data: Images, held_out: int) -> tuple[Images, Images]:
+    """All but the last `held_out` images, and those: to train on, and to choose by.
+
+    Raises ValueError unless 0 <= held_out < N.
+    """
+    n = len(data.images)
+    if not 0 <= held_out < n:
+        raise ValueError(f"split: cannot hold {held_out} of {n} images out")
+    first = n - held_out
+    return (
+        Images(data.images[:first], data.labels[:first]),
+        Images(data.images[first:], data.labels[first:]),
+    )
+
+
+def distorted(data: Images, kind: str | None, seed: int | Sequence[int]) -> Images:
+    """A fixed distorted set, the same for the same seed; only converted where kind is None."""
+    if kind is None:
+        return Images(as_floats(data.images), data.labels)
+    return Images(distort(data.images, kind, np.random.default_rng(seed)), data.labels)
+
+
+def batches(
+    data: Images,
+    batch_size: int,
+    distortion: str | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+    first: int = 0,
+) -> Iterator[Images]:
+    """One epoch: every image once, in random order, distorted anew.
+
+    Order and distortions depend on seed, epoch and the number of the batch alone, so an epoch can
+    be entered at any batch. The next batch is prepared in a thread while the present one is used.
+
+    Parameters
+    ----------
+    data : Images, or anything with `images` (N, 1, H, W) and `labels` (N,)
+    batch_size : int
+        Images in a batch; the last one of an epoch may have fewer.
+    distortion : str, optional
+        A kind of `distort`; None leaves images as they are.
+    seed, epoch : int
+    first : int
+        Number of the batch to begin with.
+
+    Yields
+    ------
+    Images : float32 in 0..1, the batch innermost in memory; labels
+
+    Raises
+    ------
+    ValueError
+        If batch_size is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batches: batch_size must be 1 or more, not {batch_size}")
+    return prefetch(_batches(data, batch_size, distortion, seed, epoch, first))
+
+
+def _batches(
+    data: Images, batch_size: int, distortion: str | None, seed: int, epoch: int, first: int
+) -> Iterator[Images]:
+    order = np.random.default_rng([seed, epoch]).permutation(len(data.labels))
+    for number in range(first, -(-len(order) // batch_size)):
+        chosen = order[number * batch_size : (number + 1) * batch_size]
+        images, labels = data.images[chosen], data.labels[chosen]
+        if distortion is None:
+            images = innermost(as_floats(images))
+        else:
+            rng = np.random.default_rng([seed, epoch, number])
+            images = distort(images, distortion, rng)
+        yield Images(images, labels)
+
+
+def innermost(images: Array) -> Array:
+    """The same images, the batch innermost in memory."""
+    return images.transpose(1, 2, 3, 0).copy().transpose(3, 0, 1, 2)
+
+
+def prefetch(items: Iterable, ahead: int = 2) -> Iterator:
+    """The items, made by a thread that is `ahead` of whoever takes them."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, thread_name_prefix="minist-batches") as pool:
+        waiting = deque(pool.submit(next, iterator, end) for _ in range(ahead))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, iterator, end))
+            yield item

@@ -1,0 +1,1 @@
+"""The experiments of the paper, a module for each table or figure."""

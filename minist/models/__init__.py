@@ -1,0 +1,5 @@
+"""The networks of the paper's experiments, by name."""
+
+from .distorted_mnist import CNN, FCN, MODELS, TRANSFORMATIONS, STNetwork, build
+
+__all__ = ["CNN", "FCN", "MODELS", "TRANSFORMATIONS", "STNetwork", "build"]

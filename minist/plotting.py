@@ -1,0 +1,132 @@
+"""Pictures: each function returns a Matplotlib figure. Arrays may be NumPy's or CuPy's.
+
+Colours are Okabe and Ito's, which the colour-blind can tell apart; digits are drawn as ink on
+paper, so that grids show on top of them, on a screen and in print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from .autograd import Tensor
+from .backend import Array, to_numpy
+
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+
+
+def result(
+    images: Array,
+    labels: Array,
+    predicted: Array,
+    grid: Array | None,
+    outputs: Array | None,
+    curve: Sequence[dict[str, Any]],
+    title: str = "",
+) -> Figure:
+    """What a network sees and how it learnt: the picture that `minist train` ends with.
+
+    For each digit (a) the input, (b) the sampling grid over it and (c) what the transformer hands
+    to the classifier, as in Table 1 (right); below, the learning curve. Without a transformer
+    only (a) is drawn.
+
+    Parameters
+    ----------
+    images, outputs : (N, 1, H, W), (N, 1, H', W')
+    labels, predicted : (N,)
+    grid : (N, H', W', 2)
+    curve : lines of metrics.jsonl
+    """
+    images, labels, predicted = map(as_array, (images, labels, predicted))
+    rows = 1 if grid is None else 3
+    n = len(images)
+    figure = Figure(figsize=(1.25 * n + 0.5, 1.3 * rows + 3.2), dpi=120, layout="constrained")
+    figure.suptitle(title)
+    digits, below = figure.subfigures(2, 1, height_ratios=[1.3 * rows, 2.6])
+    axes = digits.subplots(rows, n, squeeze=False)
+    for i in range(n):
+        right = predicted[i] == labels[i]
+        verdict = f"{predicted[i]}" if right else f"{predicted[i]}, is {labels[i]}"
+        axes[0, i].set_title(verdict, color=GREEN if right else RED, fontsize=10)
+        draw_image(axes[0, i], images[i, 0])
+        if grid is not None:
+            draw_image(axes[1, i], images[i, 0])
+            draw_grid(axes[1, i], as_array(grid)[i], images.shape[2:])
+            draw_image(axes[2, i], as_array(outputs)[i, 0])
+    names = ["(a) input", "(b) grid", "(c) output"]
+    for ax, name in zip(axes[:, 0], names[:rows], strict=True):
+        ax.set_ylabel(name)
+    draw_curve(below.subplots(), curve)
+    return figure
+
+
+def draw_image(ax: Axes, image: np.ndarray) -> None:
+    """An image (H, W) of 0..1 as ink on paper; pixel centres at whole numbers."""
+    ax.imshow(image, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_color("#BBBBBB")
+
+
+def draw_grid(ax: Axes, grid: np.ndarray, size: tuple[int, int], lines: int = 8) -> None:
+    """A sampling grid (H', W', 2) over an image of `size`: T_theta(G) of Fig. 3.
+
+    The upper edge of the output is drawn thick in orange, so that one sees which way is up.
+    """
+    h, w = size
+    points = (grid + 1) / 2 * [w - 1, h - 1]
+    rows = points[np.linspace(0, len(points) - 1, lines).round().astype(int)]
+    columns = points[:, np.linspace(0, points.shape[1] - 1, lines).round().astype(int)]
+    curves = [*rows[1:], *columns.transpose(1, 0, 2)]
+    ax.add_collection(LineCollection(curves, colors=BLUE, linewidths=0.7, alpha=0.9))
+    ax.add_collection(LineCollection([rows[0]], colors=ORANGE, linewidths=2))
+    # Room for grids that reach beyond the image, the same for every digit.
+    margin = 0.25
+    ax.set_xlim(-margin * w, (1 + margin) * w - 1)
+    ax.set_ylim((1 + margin) * h - 1, -margin * h)
+
+
+def draw_curve(ax: Axes, lines: Sequence[dict[str, Any]]) -> None:
+    """Error in per cent against epochs, on a logarithmic scale, from lines of metrics.jsonl."""
+    steps = [x for x in lines if "error" in x]
+    if steps:
+        per_epoch = max(x["step"] for x in steps) / max(x["epoch"] for x in steps)
+        ax.plot(
+            [x["step"] / per_epoch for x in steps],
+            [max(x["error"], 1e-2) for x in steps],
+            color=BLUE,
+            linewidth=1,
+            label="training, as it went",
+        )
+    held_out = [x for x in lines if "held_out_error" in x]
+    if held_out:
+        ax.plot(
+            [x["epoch"] for x in held_out],
+            [x["held_out_error"] for x in held_out],
+            color=ORANGE,
+            marker="o",
+            markersize=3,
+            label="held-out digits",
+        )
+    tested = [x for x in lines if "test_error" in x]
+    if tested:
+        ax.axhline(tested[-1]["test_error"], color=RED, linewidth=1, linestyle="--", label="test")
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("error, %")
+    ax.grid(True, which="both", color="#DDDDDD", linewidth=0.5)
+    ax.spines[["top", "right"]].set_visible(False)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False)
+
+
+def as_array(values: Any) -> np.ndarray:
+    """A tensor, or an array of either backend, as NumPy's."""
+    return values.numpy() if isinstance(values, Tensor) else to_numpy(values)

@@ -1,0 +1,22 @@
+"""Training: a step cut into micro-batches, the loop around it, and the folder of a run."""
+
+from .loop import TEST_SEED, evaluate, load_test_set, load_trained, train
+from .run import Run, RunError
+from .settings import Settings
+from .step import MicroBatches, Report, evaluation_step, training_step, transformers
+
+__all__ = [
+    "TEST_SEED",
+    "MicroBatches",
+    "Report",
+    "Run",
+    "RunError",
+    "Settings",
+    "evaluate",
+    "evaluation_step",
+    "load_test_set",
+    "load_trained",
+    "train",
+    "training_step",
+    "transformers",
+]

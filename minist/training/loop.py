@@ -1,0 +1,284 @@
+"""The training loop: rate, batch, forward and backward, update, log, checkpoint."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from .. import backend, models, nn, optim
+from ..datasets import MNIST, Images, batches, distorted, split
+from .run import Checkpoint, Run, RunError
+from .settings import Settings
+from .step import MicroBatches, Report, evaluation_step, training_step, transformers
+
+STEPS_A_LINE = 50  # of metrics.jsonl
+TEST_SEED = 2015  # distorts the test digits: the same for every run, so that runs compare
+
+
+def train(
+    settings: Settings, run: Run, resume: bool = False, quiet: bool | None = None
+) -> nn.Module:
+    """Train a model as `settings` say and leave it in the run's folder.
+
+    The same settings give the same weights, bit for bit, on one machine: whatever the number of
+    threads, and however often the run was interrupted and resumed.
+
+    Parameters
+    ----------
+    settings : Settings
+    run : Run
+        Its folder; nobody else's (see `Run.locked`).
+    resume : bool
+        Go on from its last checkpoint, if there is one.
+    quiet : bool, optional
+        No progress bar; by default where standard error is not a terminal.
+
+    Raises
+    ------
+    RunError
+        If the loss is no longer a number, or a file cannot be read or written. The last good
+        checkpoint is kept.
+    KeyboardInterrupt
+        After a checkpoint of the present step has been written.
+    """
+    settings = with_micro_batch(settings)
+    run.write_config(asdict(settings))
+    training_set, held_out_set = load_training_set(settings)
+    steps_an_epoch = math.ceil(len(training_set.labels) / settings.batch_size)
+    steps = settings.epochs * steps_an_epoch
+    state = State.start(settings, steps)
+    if resume:
+        state.resume(run)
+    bar = tqdm(
+        total=settings.epochs * len(training_set.labels),
+        initial=min(state.step * settings.batch_size, settings.epochs * len(training_set.labels)),
+        unit=" images",
+        unit_scale=True,
+        disable=(not sys.stderr.isatty()) if quiet is None else quiet,
+    )
+    meter = Meter()
+    with bar, MicroBatches(settings.micro_batch) as micro_batches, Interrupt() as interrupt:
+        while state.step < steps:
+            epoch, first = divmod(state.step, steps_an_epoch)
+            for images, labels in batches(
+                training_set, settings.batch_size, settings.distortion, settings.seed, epoch, first
+            ):
+                seed = (settings.seed, state.step)
+                report = training_step(state.model, images, labels, micro_batches, seed)
+                state.update()
+                meter.add(report, len(labels))
+                bar.update(len(labels))
+                if state.step % STEPS_A_LINE == 0 or interrupt.came:
+                    # On a GPU the only place in the epoch that waits for the card.
+                    show(bar, meter.log(run, state, epoch))
+                if interrupt.came:
+                    break
+            if meter.images:
+                show(bar, meter.log(run, state, epoch))
+            if settings.held_out and not interrupt.came:
+                found = evaluate(state.model, held_out_set, micro_batches)
+                run.log(epoch=epoch + 1, step=state.step, held_out_error=found["error"])
+            run.save(state.checkpoint())
+            if interrupt.came:
+                raise KeyboardInterrupt
+    nn.save(state.model, run.model)
+    return state.model
+
+
+@dataclass
+class State:
+    """All that changes from step to step."""
+
+    model: nn.Module
+    optimizer: optim.Optimizer
+    schedule: optim.Schedule
+    step: int = 0
+
+    @classmethod
+    def start(cls, settings: Settings, steps: int) -> State:
+        model = build(settings)
+        localisation = [p for st in transformers(model) for p in st.localisation.parameters()]
+        theirs = {id(p) for p in localisation}
+        groups = [{"params": [p for p in model.parameters() if id(p) not in theirs]}]
+        if localisation:
+            rate = settings.lr * settings.localisation_lr
+            groups.append({"params": localisation, "lr": rate})
+        optimizer = optim.Adam(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        schedule = optim.LinearWarmup(optim.CosineLR(optimizer, steps), settings.warmup)
+        return cls(model, optimizer, schedule)
+
+    def update(self) -> None:
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+
+    def checkpoint(self) -> Checkpoint:
+        optimizer = self.optimizer.state_dict()
+        arrays = {f"model.{name}": array for name, array in self.model.state_dict().items()}
+        arrays |= {f"optimizer.{name}": array for name, array in optimizer.pop("arrays").items()}
+        notes = {"step": self.step, "optimizer": optimizer, "schedule": self.schedule.state_dict()}
+        return Checkpoint(arrays, notes)
+
+    def resume(self, run: Run) -> None:
+        """Take over the run's last checkpoint, if there is one."""
+        checkpoint, warning = run.load()
+        if warning:
+            print(warning, file=sys.stderr)
+        if checkpoint is None:
+            return
+        arrays, notes = checkpoint
+        try:
+            theirs = {"model": {}, "optimizer": {}}
+            for key, array in arrays.items():
+                owner, _, name = key.partition(".")
+                theirs[owner][name] = array
+            self.model.load_state_dict(theirs["model"])
+            self.optimizer.load_state_dict({**notes["optimizer"], "arrays": theirs["optimizer"]})
+            self.schedule.load_state_dict(notes["schedule"])
+            self.step = notes["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{run.checkpoint} is of another run: {error}") from None
+
+
+class Meter:
+    """Means over the steps since the last line of the log."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self.total: Report | None = None
+        self.images = 0
+        self.since = time.perf_counter()
+
+    def add(self, report: Report, images: int) -> None:
+        self.total = report if self.total is None else self.total + report
+        self.images += images
+
+    def log(self, run: Run, state: State, epoch: int) -> dict[str, float]:
+        """Write the line. Raises RunError where the loss is not a finite number."""
+        line = {
+            "epoch": epoch + 1,
+            "step": state.step,
+            "loss": float(self.total.loss) / self.images,
+            "error": 100 * float(self.total.errors) / self.images,
+            "outside": float(self.total.outside) / self.images,
+            "lr": state.optimizer.groups[0]["lr"],
+            "images_per_second": self.images / (time.perf_counter() - self.since),
+        }
+        if not math.isfinite(line["loss"]):
+            raise RunError(
+                f"the loss is {line['loss']} at step {state.step}: try a smaller --lr; the last "
+                "good checkpoint is kept"
+            )
+        run.log(**line)
+        self.start()
+        return line
+
+
+class Interrupt:
+    """Lets the step at hand be finished when Ctrl-C is pressed; a second one breaks off at once."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __enter__(self) -> Interrupt:
+        self.in_main_thread = threading.current_thread() is threading.main_thread()
+        if self.in_main_thread:  # only there can signals be caught
+            self.before = signal.signal(signal.SIGINT, self.note)
+        return self
+
+    def note(self, *signal_and_frame: Any) -> None:
+        self.came = True
+        signal.signal(signal.SIGINT, self.before)
+
+    def __exit__(self, *error: Any) -> None:
+        if self.in_main_thread:
+            signal.signal(signal.SIGINT, self.before)
+
+
+def show(bar: tqdm, line: dict[str, float]) -> None:
+    bar.set_postfix_str(
+        f"loss {line['loss']:.3f}, error {line['error']:.2f} %, outside {line['outside']:.0%}"
+    )
+
+
+def build(settings: Settings) -> nn.Module:
+    """The settings' model with its first weights, on their device."""
+    with backend.random_state(np.random.default_rng(settings.seed)):
+        model = models.build(
+            settings.model, settings.transformation, settings.distortion, settings.filters
+        )
+    return model.to(settings.device)
+
+
+def with_micro_batch(settings: Settings) -> Settings:
+    """The settings with the size of a micro-batch decided."""
+    if settings.micro_batch is not None:
+        return settings
+    size = 32 if settings.device == "cpu" else settings.batch_size
+    return replace(settings, micro_batch=size)
+
+
+def load_training_set(settings: Settings) -> tuple[Images, Images]:
+    """What is trained on, as bytes on the device, and what is held out, distorted once."""
+    data = MNIST(train=True, root=settings.data)
+    training_set, held_out = split(data, settings.held_out)
+    if settings.limit:
+        training_set = Images(*(array[: settings.limit] for array in training_set))
+    training_set = Images(*(backend.to_device(a, settings.device) for a in training_set))
+    return training_set, on_device(held_out, settings)
+
+
+def load_test_set(settings: Settings) -> Images:
+    """The distorted test digits: the same whatever the seed of the run."""
+    return on_device(MNIST(train=False, root=settings.data), settings)
+
+
+def on_device(data: Images, settings: Settings) -> Images:
+    return distorted(
+        Images(*(backend.to_device(a, settings.device) for a in (data.images, data.labels))),
+        settings.distortion,
+        TEST_SEED,
+    )
+
+
+def evaluate(model: nn.Module, data: Images, micro_batches: MicroBatches) -> dict[str, float]:
+    """Mean loss, error in per cent and share of points outside, over a whole set."""
+    model.eval()
+    n = len(data.labels)
+    report = evaluation_step(model, data.images, data.labels, micro_batches)
+    model.train()
+    return {
+        "loss": float(report.loss) / n,
+        "error": 100 * float(report.errors) / n,
+        "outside": float(report.outside) / n,
+    }
+
+
+def load_trained(folder: str | Path) -> tuple[nn.Module, Settings, Run]:
+    """The model that a run has left, in evaluation mode, and its settings.
+
+    Raises RunError if the run has not ended or its files are damaged.
+    """
+    run = Run(folder)
+    settings = Settings.of(run.read_config())
+    model = build(settings)
+    try:
+        nn.load(model, run.model)
+    except FileNotFoundError:
+        raise RunError(
+            f"{run.folder} has no {run.model.name} yet: minist train --resume --out {run.folder}"
+        ) from None
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    return model.eval(), settings, run

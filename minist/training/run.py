@@ -1,0 +1,167 @@
+"""A run's folder: what was asked for, what has been seen, and how to go on from there.
+
+    config.json                       settings
+    metrics.jsonl                     a line for every block of steps; the last has the test error
+    checkpoint.safetensors            weights, optimiser and step: all that going on needs
+    checkpoint.previous.safetensors   the one before, should that one ever be damaged
+    model.safetensors                 the weights, when training has ended
+
+Every file is written beside its place and renamed, so a kill at any moment leaves whole files.
+Random numbers need no saving: they follow from the seed and the number of the step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..nn import load_arrays, save_arrays
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+class RunError(Exception):
+    """What ends a run, in a sentence for its user."""
+
+
+class Checkpoint(NamedTuple):
+    """Arrays by name, and notes that JSON can hold (the step among them)."""
+
+    arrays: dict[str, np.ndarray]
+    notes: dict[str, Any]
+
+
+class Run:
+    """The files of one run.
+
+    Parameters
+    ----------
+    folder : path
+        Need not exist yet.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        self.config = self.folder / "config.json"
+        self.metrics = self.folder / "metrics.jsonl"
+        self.checkpoint = self.folder / "checkpoint.safetensors"
+        self.previous = self.folder / "checkpoint.previous.safetensors"
+        self.model = self.folder / "model.safetensors"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out. The system lifts the lock with the process, however it ends.
+
+        Raises RunError if another process has it, or the folder cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = open(self.folder / "lock", "w")  # noqa: SIM115
+        except OSError as error:
+            raise RunError(f"cannot write to {self.folder}: {error.strerror}") from None
+        with file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    raise RunError(
+                        f"{self.folder} is in use by another process; choose another --out"
+                    ) from None
+            yield
+
+    def exists(self) -> bool:
+        return self.config.is_file()
+
+    def read_config(self) -> dict[str, Any]:
+        """The settings of the run. Raises RunError if there are none, or they are damaged."""
+        try:
+            return json.loads(self.config.read_text())
+        except FileNotFoundError:
+            raise RunError(f"{self.folder} holds no run: there is no {self.config.name}") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.config} is damaged: {error}") from None
+
+    def write_config(self, settings: dict[str, Any]) -> None:
+        scratch = self.config.with_suffix(".tmp")
+        with explained(self.config):
+            scratch.write_text(json.dumps(settings, indent=2) + "\n")
+            os.replace(scratch, self.config)
+
+    # --- metrics ---
+
+    def log(self, **values: Any) -> None:
+        """Add a line to metrics.jsonl."""
+        with explained(self.metrics), open(self.metrics, "a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What has been logged; a last line that a kill cut short does not count."""
+        lines = []
+        if self.metrics.is_file():
+            for line in self.metrics.read_text().splitlines():
+                with suppress(json.JSONDecodeError):
+                    lines.append(json.loads(line))
+        return lines
+
+    def test_error(self) -> float | None:
+        """In per cent; None as long as the run has not ended."""
+        return next((x["test_error"] for x in self.lines() if "test_error" in x), None)
+
+    # --- checkpoints ---
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; the one before stays as a reserve."""
+        size = self.metrics.stat().st_size if self.metrics.is_file() else 0
+        fresh = self.folder / "checkpoint.next.safetensors"
+        with explained(self.checkpoint):
+            save_arrays(checkpoint.arrays, fresh, {**checkpoint.notes, "metrics_bytes": size})
+            with suppress(FileNotFoundError):
+                os.replace(self.checkpoint, self.previous)
+            os.replace(fresh, self.checkpoint)
+
+    def load(self) -> tuple[Checkpoint | None, str | None]:
+        """The last whole checkpoint, and a sentence if it is not the latest; None before the first.
+
+        Metrics from after the checkpoint are cut off: they will be logged again.
+
+        Raises RunError if there are checkpoints but all are damaged.
+        """
+        faults = []
+        for path in (self.checkpoint, self.previous):
+            try:
+                checkpoint = Checkpoint(*load_arrays(path))
+                size = checkpoint.notes["metrics_bytes"]
+            except FileNotFoundError:
+                continue
+            except (ValueError, TypeError, KeyError) as error:
+                what = str(error) if isinstance(error, ValueError) else f"{path} is no checkpoint"
+                faults.append(what)
+                continue
+            if self.metrics.is_file() and self.metrics.stat().st_size > size:
+                os.truncate(self.metrics, size)
+            warning = f"{faults[0]}; going on from the checkpoint before it" if faults else None
+            return checkpoint, warning
+        if faults:
+            raise RunError(f"{faults[0]}; without a checkpoint the run has to start again")
+        return None, None
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn a failed write into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror}; the last checkpoint is kept, and --resume "
+            "goes on from it"
+        ) from None

@@ -1,0 +1,83 @@
+"""The settings of a training run: this block is the manual, and the command line is made of it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..datasets import DISTORTIONS
+from ..models import MODELS, TRANSFORMATIONS
+
+
+def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run depends on (Sect. 4.1)."""
+
+    # The network
+    model: str = setting("st-cnn", "the network, as named in Table 1", MODELS)
+    transformation: str = setting(
+        "affine", "of the spatial transformer (Sect. 3.2)", tuple(TRANSFORMATIONS)
+    )
+    filters: int = setting(48, "filters of each convolution of a CNN; the paper's have 32 to 64")
+
+    # The data
+    distortion: str = setting(
+        "R", "of the digits: R turned, RTS also scaled and moved, P, E, TC", DISTORTIONS
+    )
+    data: str | None = setting(None, "folder of other IDX files; by default the MNIST inside")
+    held_out: int = setting(0, "training images kept back to choose by; their error is logged")
+    limit: int | None = setting(None, "train on the first so many images only, for a quick try")
+
+    # The training
+    epochs: int = setting(12, "passes over the training images, distorted anew in each")
+    batch_size: int = setting(128, "images a step")
+    lr: float = setting(3e-3, "Adam's learning rate at its highest")
+    localisation_lr: float = setting(
+        0.5, "times lr, for localisation nets: learning too fast, they drift off the image"
+    )
+    warmup: int = setting(200, "steps over which the rate rises; then it falls along a cosine")
+    weight_decay: float = setting(0.0, "times the weights, added to their gradients")
+    seed: int = setting(0, "of the first weights, the order of images and their distortions")
+
+    # The machine
+    device: str = setting("cpu", "cpu, or cuda for a GPU through CuPy", ("cpu", "cuda"))
+    micro_batch: int | None = setting(
+        None, "images in a micro-batch; 32 by default, the whole batch on a GPU"
+    )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            choices = f.metadata["choices"]
+            if choices and value not in choices:
+                raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {value!r}")
+        for name in ("epochs", "batch_size", "filters", "limit", "micro_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, not {value}")
+        for name in ("lr", "localisation_lr", "warmup", "weight_decay", "held_out", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+
+    @property
+    def name(self) -> str:
+        """A short name for the run: model, transformation, distortion."""
+        middle = f"-{self.transformation}" if self.model.startswith("st-") else ""
+        return f"{self.model}{middle}-{self.distortion}"
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """Settings from a mapping; ValueError names an unknown one and the nearest known."""
+        known = [f.name for f in fields(cls)]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+                raise ValueError(f"unknown setting {name}{hint}")
+        return cls(**values)

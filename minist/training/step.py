@@ -1,0 +1,144 @@
+"""One training step, cut into micro-batches that run side by side.
+
+A micro-batch is a few dozen images: one whole forward and backward of its own, whose numbers stay
+in the cache of one core. They run on as many threads as there are cores (NumPy lets go of the
+interpreter while it computes), BLAS on one thread in each, and their gradients are added in the
+order of the micro-batches, so that the result does not depend on the number of threads. Memory
+falls with the size of a micro-batch, and no operation has to know of threads.
+
+Batch norm, if there is one, sees a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from .. import functional as F
+from .. import nn
+from ..autograd import Tensor, grad, no_grad
+from ..backend import Array, num_threads, random_state
+from ..spatial import SpatialTransformer, share_outside
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a batch showed, as sums over its images: 0-d arrays on the batch's device."""
+
+    loss: Array
+    errors: Array
+    outside: Array  # of points of the sampling grids, as a share of each image's
+
+    def __add__(self, other: Report) -> Report:
+        return Report(
+            self.loss + other.loss, self.errors + other.errors, self.outside + other.outside
+        )
+
+
+class MicroBatches:
+    """Runs a function over slices of a batch on a pool of threads; a context manager.
+
+    While it is open, BLAS is held to one thread in the whole process (the setting is global), and
+    lifted again when it closes.
+
+    Parameters
+    ----------
+    size : int
+        Images in a micro-batch.
+    threads : int, optional
+        `num_threads()` by default.
+    """
+
+    def __init__(self, size: int, threads: int | None = None):
+        self.size, self.threads = size, threads or num_threads()
+
+    def __enter__(self) -> MicroBatches:
+        self.limit = threadpool_limits(limits=1, user_api="blas")
+        self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="minist-step")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.pool.shutdown(cancel_futures=True)
+        self.limit.restore_original_limits()
+
+    def map(self, function: Callable[[int, slice], Any], n: int) -> list[Any]:
+        """[function(number, slice)] for each micro-batch of n images, in order."""
+        slices = [slice(i, min(i + self.size, n)) for i in range(0, n, self.size)]
+        return list(self.pool.map(function, range(len(slices)), slices))
+
+
+def training_step(
+    model: nn.Module,
+    images: Array,
+    labels: Array,
+    micro_batches: MicroBatches,
+    seed: Sequence[int] = (0,),
+) -> Report:
+    """Leave d(mean cross entropy of the batch)/d(parameter) in every parameter's `grad`.
+
+    Parameters
+    ----------
+    images : (N, C, H, W)
+    labels : (N,)
+    seed : sequence of int
+        What is drawn inside (dropout) comes from a generator of (*seed, number of micro-batch).
+    """
+    parameters = model.parameters()
+    n = len(labels)
+
+    def forward_backward(number: int, part: slice) -> tuple:
+        rng = np.random.default_rng([*seed, number])
+        with random_state(rng), nn.deferred() as effects:
+            logits = model(Tensor(images[part]))
+            loss = F.cross_entropy(logits, labels[part], reduction="sum") * (1 / n)
+            return report(model, logits, loss, labels[part], n), grad(loss, parameters), effects
+
+    results = micro_batches.map(forward_backward, n)
+    for i, parameter in enumerate(parameters):
+        parameter.grad = sum_in_order([gradients[i] for _, gradients, _ in results])
+    for _, _, effects in results:
+        for effect in effects:
+            effect()
+    return sum_in_order([shown for shown, _, _ in results])
+
+
+@no_grad()
+def evaluation_step(
+    model: nn.Module, images: Array, labels: Array, micro_batches: MicroBatches
+) -> Report:
+    """What the model makes of a batch, without learning from it."""
+
+    def forward(number: int, part: slice) -> Report:
+        with no_grad():  # each thread has its own
+            logits = model(Tensor(images[part]))
+            loss = F.cross_entropy(logits, labels[part], reduction="sum")
+            return report(model, logits, loss, labels[part], 1)
+
+    return sum_in_order(micro_batches.map(forward, len(labels)))
+
+
+def report(model: nn.Module, logits: Tensor, loss: Tensor, labels: Array, n: int) -> Report:
+    shares = [share_outside(st.grid) for st in transformers(model)]
+    return Report(
+        loss=loss.data * n,
+        errors=(logits.data.argmax(axis=1) != labels).sum(),
+        outside=sum(shares) / max(len(shares), 1) * len(labels),
+    )
+
+
+def transformers(model: nn.Module) -> list[SpatialTransformer]:
+    """The spatial transformers of a model, in the order of its attributes."""
+    return [module for _, module in model.named_modules() if isinstance(module, SpatialTransformer)]
+
+
+def sum_in_order(values: Sequence[Any]) -> Any:
+    """v0 + v1 + v2 ..., always in this order."""
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total

@@ -1,0 +1,59 @@
+"""Fixtures that several test files share."""
+
+import numpy as np
+import pytest
+
+from minist import Tensor
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def leaf(rng):
+    """Makes a float64 tensor of normal random numbers that requires a gradient."""
+
+    def make(*shape):
+        return Tensor(rng.normal(size=shape), requires_grad=True)
+
+    return make
+
+
+def batch_innermost(x):
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 0, -1)), -1, 0)
+
+
+def negative_strides(x):
+    return np.flip(np.ascontiguousarray(np.flip(x)))
+
+
+@pytest.fixture(
+    params=[np.ascontiguousarray, batch_innermost, np.asfortranarray, negative_strides],
+    ids=["C order", "batch innermost", "Fortran order", "negative strides"],
+)
+def layout(request):
+    """Puts an array into an order of memory."""
+    return request.param
+
+
+@pytest.fixture
+def assert_same_as_torch(rng):
+    """Compares two operations on the same arrays: values, and the gradient of every input."""
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle of this test")
+
+    def compare(ours, theirs, *arrays):
+        for dtype, tolerance in (("float64", 1e-10), ("float32", 1e-5)):
+            close = {"rtol": tolerance, "atol": tolerance, "strict": True}
+            leaves = [Tensor(array.astype(dtype), requires_grad=True) for array in arrays]
+            others = [torch.tensor(x.numpy(), requires_grad=True) for x in leaves]
+            y, other = ours(*leaves), theirs(*others)
+            np.testing.assert_allclose(y.numpy(), other.detach().numpy(), **close)
+            grad = rng.normal(size=y.shape).astype(dtype)
+            y.backward(grad)
+            other.backward(torch.tensor(grad))
+            for x, other in zip(leaves, others, strict=True):
+                np.testing.assert_allclose(x.grad, other.grad.numpy(), **close)
+
+    return compare
