@@ -280,6 +280,7 @@ def grad(output: Tensor, inputs: Sequence[Tensor], grad: Any = None) -> list[Arr
 
     Raises ValueError if an input does not require a gradient, and as `Tensor.backward` does.
     """
+    inputs = [inputs] if isinstance(inputs, Tensor) else inputs  # not the rows of a tensor
     for i, x in enumerate(inputs):
         if not x.requires_grad:
             raise ValueError(f"grad: input {i} of shape {x.shape} has requires_grad=False")

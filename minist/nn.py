@@ -7,7 +7,6 @@ go from one to the other by `state_dict()` or a safetensors file.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
@@ -15,16 +14,14 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_safetensors
 
 from . import functional as F
 from .autograd import Tensor, tensor
-from .backend import Array, device_of, generator, is_cupy, to_device, to_numpy
+from .backend import Array, device_of, generator, is_cupy, to_device
+from .files import load_arrays, save_arrays
 from .functional.convolution import Pair, pair
 from .functional.normalisation import BatchNorm, batch_statistics, update_statistics
 
@@ -501,49 +498,3 @@ def load(module: Module, path: str | os.PathLike) -> Module:
     """
     module.load_state_dict(load_arrays(path)[0])
     return module
-
-
-def save_arrays(arrays: Mapping[str, Array], path: str | os.PathLike, notes: Any = None) -> None:
-    """Write named arrays and JSON `notes` to a safetensors file, all or nothing.
-
-    The file is written beside its place and renamed once it lies safely on the disk, so that at
-    `path` there is always a whole file: the old one or the new.
-    """
-    path = Path(path)
-    arrays = {name: np.asarray(to_numpy(array), order="C") for name, array in arrays.items()}
-    metadata = None if notes is None else {"minist": json.dumps(notes)}
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to")
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(scratch, "wb") as file:
-            file.write(to_safetensors(arrays, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def load_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Any]:
-    """The arrays of a safetensors file, and the notes if `save_arrays` wrote any (else None).
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no file.
-    ValueError
-        If it is not a whole safetensors file, or holds numbers that NumPy does not know.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return arrays, json.loads(metadata.get("minist", "null"))
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no whole safetensors file: {error}") from None
-    except (AttributeError, TypeError) as error:  # bfloat16 and the like
-        raise ValueError(f"{path} holds numbers that NumPy does not know: {error}") from None

@@ -119,6 +119,7 @@ def draw_curve(ax: Axes, lines: Sequence[dict[str, Any]]) -> None:
         ax.axhline(tested[-1]["test_error"], color=RED, linewidth=1, linestyle="--", label="test")
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "235" else "")
     ax.set_xlabel("epoch")
     ax.set_ylabel("error, %")
     ax.grid(True, which="both", color="#DDDDDD", linewidth=0.5)

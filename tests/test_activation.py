@@ -41,7 +41,9 @@ def test_layout(leaf, layout, rng, function):
     np.testing.assert_allclose(other.grad, x.grad, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh", "softmax", "log_softmax"])
+@pytest.mark.parametrize(
+    "name", ["relu", "leaky_relu", "sigmoid", "tanh", "softmax", "log_softmax"]
+)
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_parity_with_torch(assert_same_as_torch, rng, name, scale):
     torch = pytest.importorskip("torch")

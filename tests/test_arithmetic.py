@@ -61,15 +61,15 @@ def test_gradient_of_functions(leaf, function, shape):
     assert gradcheck(function, leaf(*shape))
 
 
-@pytest.mark.parametrize("name", set(FUNCTIONS) - {"max", "permute", "concatenate", "stack"})
+@pytest.mark.parametrize(
+    "name", sorted(set(FUNCTIONS) - {"mean", "max", "permute", "concatenate", "stack"})
+)
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3)])
 def test_numbers_and_empty_arrays(leaf, name, shape):
-    if name == "mean" and 0 in shape:
-        pytest.skip("the mean of nothing has its own test")
     assert gradcheck(FUNCTIONS[name], leaf(*shape))
 
 
-AXES = [None, 0, -1, (0, 2), (2, 0), (-1, 1), (0, 1, 2), ()]
+AXES = [None, 0, -1, np.int64(1), (0, 2), (2, 0), (-1, 1), (0, 1, 2), ()]
 
 
 @pytest.mark.parametrize("keepdims", [False, True])

@@ -75,7 +75,7 @@ def test_no_input_is_changed(leaf):
 
 def test_float32_is_refused():
     # pytorch 4329
-    with pytest.raises(TypeError, match="input 0 is float32; .* drown in its rounding"):
+    with pytest.raises(TypeError, match=r"input 0 is float32; .* drown in its rounding"):
         gradcheck(F.exp, tensor([1.0], requires_grad=True))
 
 

@@ -38,11 +38,15 @@ def test_layout(rng, layout):
     grad = rng.normal(size=y.shape)
     y.backward(grad)
     z.backward(layout(grad))
-    for p, q in zip([y.data, *(x.grad for x in plain)], [z.data, *(x.grad for x in other)], strict=True):
+    for p, q in zip(
+        [y.data, *(x.grad for x in plain)], [z.data, *(x.grad for x in other)], strict=True
+    ):
         np.testing.assert_allclose(q, p, rtol=1e-12, atol=1e-14)
 
 
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 4), i=st.integers(1, 4), o=st.integers(1, 4))
+@given(
+    seed=st.integers(0, 2**32 - 1), n=st.integers(1, 4), i=st.integers(1, 4), o=st.integers(1, 4)
+)
 def test_the_backward_is_the_adjoint(seed, n, i, o):
     rng = np.random.default_rng(seed)
     x, weight = (Tensor(rng.normal(size=s), requires_grad=True) for s in ((n, i), (o, i)))

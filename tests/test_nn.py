@@ -14,7 +14,8 @@ import safetensors.numpy
 import minist
 import minist.functional as F
 from minist import Tensor, nn
-from minist.nn import deferred, lasting, load_arrays, save_arrays
+from minist.files import load_arrays, save_arrays
+from minist.nn import deferred, lasting
 
 
 class Twins(nn.Module):
@@ -346,6 +347,10 @@ def test_running_statistics_are_pytorchs_after_several_batches(name, shape, rng)
         x = rng.normal(3.0, 2.0, shape)
         y, expected = ours(x), theirs(torch.from_numpy(x))
         np.testing.assert_allclose(y.numpy(), expected.detach().numpy(), rtol=1e-10, atol=1e-10)
+    y.backward(x)
+    expected.backward(torch.from_numpy(x))
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        np.testing.assert_allclose(p.grad, q.grad.numpy(), rtol=1e-10)
     for key, value in theirs.state_dict().items():
         np.testing.assert_allclose(ours.state_dict()[key], value.numpy(), rtol=1e-10)
     before = {key: value.copy() for key, value in ours.state_dict().items()}

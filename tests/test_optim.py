@@ -9,7 +9,7 @@ import pytest
 
 import minist
 from minist import nn, optim
-from minist.nn import load_arrays, save_arrays
+from minist.files import load_arrays, save_arrays
 
 SHAPES = [(3, 4), (4,), (2, 3, 2, 2)]
 
@@ -115,9 +115,10 @@ def test_float32_steps_stay_float32_also_under_numpy_settings(name, settings):
     assert {a.dtype for a in numpy.state_dict()["arrays"].values()} <= {np.dtype(np.float32)}
 
 
-def test_a_step_leaves_the_gradients_and_parameters_without_one():
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_step_leaves_the_gradients_and_parameters_without_one(decay):
     first, second = nn.Parameter(np.ones(2)), nn.Parameter(np.ones(2))
-    optimiser = optim.SGD([first, second], 0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
+    optimiser = optim.SGD([first, second], 0.1, momentum=0.9, nesterov=True, weight_decay=decay)
     first.grad = np.ones(2)
     for _ in range(2):
         optimiser.step()

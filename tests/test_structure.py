@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # gathers the names of what stands above it and itself imports what it likes.
 ORDER = """
     backend
-    autograd
+    autograd files
     functional gradcheck
     nn optim
     spatial

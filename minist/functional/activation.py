@@ -85,7 +85,8 @@ class LogSoftmax(Function):
         xp = array_module(x)
         self.dim = dim
         shifted = below_zero(x, dim)
-        self.y = shifted - xp.log(xp.exp(shifted).sum(axis=dim, keepdims=True))
+        total = xp.exp(shifted).sum(axis=dim, keepdims=True)
+        self.y = shifted - xp.log(total) if x.size else x  # an empty axis has no total
         return self.y
 
     def backward(self, grad: Array) -> Array:
@@ -94,7 +95,7 @@ class LogSoftmax(Function):
 
 
 def below_zero(x: Array, dim: int) -> Array:
-    """x - max(x) along an axis, whose exponentials cannot overflow."""
+    """x - max(x) along an axis, whose exponentials cannot overflow; an empty axis has no max."""
     return x - x.max(axis=dim, keepdims=True) if x.size else x
 
 

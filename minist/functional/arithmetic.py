@@ -19,7 +19,22 @@ from ..backend import Array, array_module, device_of, to_device
 Axis = int | tuple[int, ...] | None
 
 
-class Elementwise(Function):
+class Binary(Function):
+    """An operation on two tensors. Integers beside floating numbers take their dtype, where
+    NumPy would make float64 of int64 and float32."""
+
+    @classmethod
+    def apply(cls, a: Any, b: Any) -> Tensor:
+        return super().apply(floating_beside(a, b), floating_beside(b, a))
+
+
+def floating_beside(a: Any, b: Any) -> Any:
+    """a, in the dtype of b where a holds integers and b does not."""
+    kinds = [getattr(getattr(x, "dtype", None), "kind", None) for x in (a, b)]
+    return a.astype(b.dtype) if kinds[0] in ("i", "u") and kinds[1] == "f" else a
+
+
+class Elementwise(Binary):
     """An operation on pairs of elements; says so in words where two shapes do not fit."""
 
     @classmethod
@@ -181,7 +196,7 @@ class Clip(Function):
         return grad * self.inside
 
 
-class MatMul(Function):
+class MatMul(Binary):
     """y = a b for matrices, or stacks of them;  dL/da = g b^T, dL/db = a^T g."""
 
     def forward(self, a: Array, b: Array) -> Array:
@@ -258,7 +273,7 @@ class Max(Function):
 
 
 def _axes(x: Array, axis: Axis) -> tuple[int, ...]:
-    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     return tuple(sorted(i % max(x.ndim, 1) for i in axes))
 
 

@@ -14,6 +14,8 @@ class Dropout(Function):
     """y = x m / (1 - p) with m in {0, 1}, 0 with probability p;  dL/dx = g m / (1 - p)."""
 
     def forward(self, x: Array, p: float, rng: np.random.Generator) -> Array:
+        if x.dtype.kind != "f":
+            raise TypeError(f"x must be floating, not {x.dtype}: x.astype(numpy.float32)")
         keep = rng.random(x.shape, dtype=np.float32) >= p  # drawn on the host on every device
         self.scale = array_module(x).asarray(keep).astype(x.dtype)
         if p < 1:
@@ -42,6 +44,8 @@ def dropout(
     ------
     ValueError
         If p is not in 0..1.
+    TypeError
+        If x is not floating.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p is a probability in 0..1, not {p}")

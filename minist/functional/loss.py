@@ -9,6 +9,7 @@ import numpy as np
 from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module
 from .activation import relu
+from .arithmetic import Binary
 
 
 class CrossEntropy(Function):
@@ -68,7 +69,7 @@ def cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Tensor:
     return _reduce(CrossEntropy.apply(logits, labels), reduction)
 
 
-class SquaredError(Function):
+class SquaredError(Binary):
     """d = (a - b)^2;  dL/da = 2 g (a - b), dL/db = -2 g (a - b)."""
 
     def forward(self, a: Array, b: Array) -> Array:

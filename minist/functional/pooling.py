@@ -1,8 +1,8 @@
 """Pooling: the maximum or the mean of small windows.
 
-A window of kh x kw is worked off along one axis after the other: first every row of it to one
-number, then those numbers to one. That takes kw + kh steps instead of kw kh, each of them one
-operation on whole strided views of the image, in whatever memory order it came.
+The image is looked at through kh kw views, one for each place in a window: view (i, j) holds the
+pixel (i, j) of every window. The maximum of all windows at once is then the maximum of a few
+arrays, in whatever memory order the image came.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import numpy as np
 from ..autograd import Function, Tensor
 from ..backend import Array, array_module
 from .convolution import Pair, check_images, pair, strided
-
-COLUMNS, ROWS = 3, 2  # axes of (N, C, H, W)
 
 
 class Pool(Function):
@@ -52,11 +50,18 @@ class Pool(Function):
         padded[:, :, ph : ph + h, pw : pw + w] = x
         return padded
 
-    def views(self, x: Array, axis: int) -> list[Array]:
-        """x shifted by 0 .. k-1 along an axis and thinned out by the stride: k views."""
-        i = axis - ROWS
-        places = [strided(j, self.size_out[i], self.stride[i]) for j in range(self.kernel[i])]
-        return [x[:, :, place] if axis == ROWS else x[:, :, :, place] for place in places]
+    def views(self, padded: Array) -> list[Array]:
+        """Pixel (i, j) of every window, (N, C, H', W'), for each (i, j) in reading order."""
+        rows, columns = (
+            [strided(i, count, step) for i in range(k)]
+            for k, count, step in zip(self.kernel, self.size_out, self.stride, strict=True)
+        )
+        return [padded[:, :, row, column] for row in rows for column in columns]
+
+    @property
+    def overlap(self) -> bool:
+        """Whether a pixel can be in two windows."""
+        return any(k > s for k, s in zip(self.kernel, self.stride, strict=True))
 
     def crop(self, padded: Array) -> Array:
         (h, w), (ph, pw) = self.size_in, self.padding
@@ -66,39 +71,37 @@ class Pool(Function):
 class MaxPool2d(Pool):
     """y = the largest x of each window;  dL/dx = g there, 0 elsewhere.
 
-    Ties go to the first in reading order: of equal numbers in a row to the first column, of equal
-    rows to the first row. (On the black background of a digit ties are the common case.)
+    Ties go to the first in reading order. (On the black background of a digit they are the common
+    case.) So g is handed along the window: the first x equal to y takes it, and what is left, all
+    or nothing, goes on to the next.
     """
 
     border = -np.inf
 
     def forward(self, x: Array, **window: Any) -> Array:
+        xp = array_module(x)
         self.x = self.place(x, **window)
-        self.row_max = self.largest(self.views(self.x, COLUMNS))
-        self.y = self.largest(self.views(self.row_max, ROWS))
+        self.y, *views = self.views(self.x)
+        if not views:
+            self.y = self.y.copy(order="K")
+        for i, view in enumerate(views):
+            # The first maximum makes a new array, the others go into it.
+            self.y = xp.maximum(self.y, view, out=self.y if i else None)
         return self.y
 
-    def largest(self, views: list[Array]) -> Array:
-        xp = array_module(views[0])
-        y = views[0].copy(order="K") if len(views) == 1 else xp.maximum(views[0], views[1])
-        for view in views[2:]:
-            xp.maximum(y, view, out=y)
-        return y
-
     def backward(self, grad: Array) -> Array:
-        grad = self.route(grad, self.y, self.row_max, ROWS)
-        return self.crop(self.route(grad, self.row_max, self.x, COLUMNS))
-
-    def route(self, grad: Array, y: Array, x: Array, axis: int) -> Array:
-        """Hand g along the window: the first x equal to y takes it, the rest get what is left."""
-        grad_x = array_module(x).zeros_like(x)
-        *firsts, last = zip(self.views(x, axis), self.views(grad_x, axis), strict=True)
-        for x_view, grad_view in firsts:
-            taken = grad * (x_view == y)
-            grad_view += taken
+        xp = array_module(grad)
+        grad_x = xp.zeros_like(self.x)
+        views, grad_views = self.views(self.x), self.views(grad_x)
+        for view, grad_view in zip(views[:-1], grad_views, strict=False):
+            if self.overlap:
+                taken = grad * (view == self.y)
+                grad_view += taken
+            else:
+                taken = xp.multiply(grad, view == self.y, out=grad_view)
             grad = grad - taken
-        last[1][...] += grad
-        return grad_x
+        grad_views[-1][...] += grad
+        return self.crop(grad_x)
 
 
 class AvgPool2d(Pool):
@@ -111,8 +114,7 @@ class AvgPool2d(Pool):
         self.padded_shape = padded.shape
         counts = [self.counts(i, count_include_pad) for i in range(2)]
         self.size = array_module(x).asarray(np.outer(*counts), dtype=x.dtype)
-        row_sum = sum(self.views(padded, COLUMNS))
-        return sum(self.views(row_sum, ROWS)) / self.size
+        return sum(self.views(padded)) / self.size
 
     def counts(self, i: int, count_include_pad: bool) -> np.ndarray:
         """How many pixels each window has along an axis: padding may count, beyond it never."""
@@ -122,14 +124,10 @@ class AvgPool2d(Pool):
         return end - np.maximum(start, -reach)
 
     def backward(self, grad: Array) -> Array:
-        xp = array_module(grad)
         grad = grad / self.size
-        rows = xp.zeros_like(grad, shape=(*grad.shape[:2], self.padded_shape[2], self.size_out[1]))
-        for view in self.views(rows, ROWS):
+        padded = array_module(grad).zeros_like(grad, shape=self.padded_shape)
+        for view in self.views(padded):
             view += grad
-        padded = xp.zeros_like(grad, shape=self.padded_shape)
-        for view in self.views(padded, COLUMNS):
-            view += rows
         return self.crop(padded)
 
 

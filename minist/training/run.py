@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..nn import load_arrays, save_arrays
+from ..files import load_arrays, save_arrays
 
 try:
     import fcntl
