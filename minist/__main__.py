@@ -1,7 +1,8 @@
-"""python -m minist"""
+"""`python -m minist` is the command `minist`."""
 
 import sys
 
 from .cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

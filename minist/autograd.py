@@ -28,7 +28,7 @@ from .backend import Array, array_module, device_of, is_cupy, to_device, to_nump
 
 
 class _State(threading.local):
-    grad_enabled = True
+    no_grads = 0  # how many no_grad blocks the thread is in
 
 
 _state = _State()
@@ -38,13 +38,10 @@ class no_grad(ContextDecorator):
     """Context manager and decorator: operations inside build no graph (in this thread)."""
 
     def __enter__(self) -> None:
-        self.before, _state.grad_enabled = _state.grad_enabled, False
+        _state.no_grads += 1
 
     def __exit__(self, *error: Any) -> None:
-        _state.grad_enabled = self.before
-
-    def _recreate_cm(self) -> no_grad:
-        return no_grad()  # a decorated function may run in several threads at once
+        _state.no_grads -= 1
 
 
 class Tensor:
@@ -215,7 +212,7 @@ class Function:
         node = cls()
         try:
             inputs = _as_tensors(inputs)
-            wanted = _state.grad_enabled
+            wanted = _state.no_grads == 0
             node.needs_grad = tuple([wanted and x is not None and x.requires_grad for x in inputs])
             data = node.forward(*[None if x is None else x.data for x in inputs], **options)
         except (ValueError, TypeError, IndexError) as error:

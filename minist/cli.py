@@ -67,6 +67,18 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--first", type=int, default=0, help="number of the first digit (default: 0)")
     show.add_argument("--digits", type=int, default=8, help="how many (default: 8)")
 
+    bench = commands.add_parser(
+        "benchmark",
+        help="time a training step beside PyTorch",
+        description="Time a training step of the same network in minist and, where it is "
+        "installed, in PyTorch, in turns.",
+    )
+    bench.set_defaults(command=benchmark_command)
+    bench.add_argument("--model", default="st-cnn", choices=["cnn", "st-cnn"])
+    bench.add_argument("--batch-size", type=int, default=256, help="images a step (default: 256)")
+    bench.add_argument("--steps", type=int, default=15, help="a turn (default: 15)")
+    bench.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
+
     info = commands.add_parser(
         "info",
         help="tell of this machine, or of a run",
@@ -146,6 +158,12 @@ def show_command(options: argparse.Namespace) -> None:
     print(f"picture {distorted_mnist.draw(options.run, options.digits, options.first)}")
 
 
+def benchmark_command(options: argparse.Namespace) -> None:
+    from . import benchmark
+
+    print(benchmark.run(options.model, options.batch_size, options.steps, options.rounds))
+
+
 def info_command(options: argparse.Namespace) -> None:
     if options.run is None:
         facts = machine()
@@ -166,9 +184,9 @@ def machine() -> dict[str, str]:
     import platform
 
     import numpy as np
-    from threadpoolctl import threadpool_info
 
     from .backend import num_threads, require_cupy
+    from .benchmark import blas
 
     facts = {
         "minist": __version__,
@@ -176,11 +194,7 @@ def machine() -> dict[str, str]:
         "system": platform.platform(),
         "NumPy": np.__version__,
     }
-    for library in threadpool_info():
-        if library["user_api"] == "blas":
-            name = f"{library['internal_api']} {library['version']}"
-            kernel = library.get("architecture", "unknown")
-            facts["BLAS"] = f"{name}, kernel {kernel}, {library['num_threads']} threads"
+    facts["BLAS"] = blas()
     facts["threads"] = str(num_threads())
     try:
         cupy = require_cupy()

@@ -55,6 +55,12 @@ def test_parity_with_torch(assert_same_as_torch, rng, name, scale):
     )
 
 
+@pytest.mark.parametrize("x", [-80.0, -20.0, -5.0])
+def test_a_small_sigmoid_keeps_its_digits(x):
+    y = F.sigmoid(tensor(x))  # in float32
+    np.testing.assert_allclose(y.item(), 1 / (1 + np.exp(-x)), rtol=1e-6)
+
+
 def test_the_slope_at_the_kink():
     x = Tensor(np.zeros(1), requires_grad=True)
     assert minist.grad(F.relu(x), [x])[0] == 0.0

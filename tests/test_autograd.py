@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import sys
 import threading
 import weakref
 
@@ -182,6 +183,16 @@ def test_no_grad_is_a_context_and_a_decorator():
     assert not function(3).requires_grad
     with no_grad():
         with no_grad():
+            pass
+        assert not (x * 2.0).requires_grad
+    assert (x * 2.0).requires_grad
+
+
+def test_one_no_grad_may_be_entered_again():
+    x = tensor([1.0], requires_grad=True)
+    block = no_grad()
+    with block:
+        with block:
             pass
         assert not (x * 2.0).requires_grad
     assert (x * 2.0).requires_grad
@@ -539,6 +550,17 @@ def test_inputs_of_any_number_are_counted_in_an_error():
         F.concatenate([tensor(np.ones((2, 3))), tensor(np.ones((4, 5)))])
     assert "input 0: (2, 3)" in str(error.value)
     assert "input 1: (4, 5)" in str(error.value)
+
+
+def test_devices_do_not_mix(monkeypatch):
+    # an array that calls itself CuPy's
+    monkeypatch.setitem(sys.modules, "cupy", np)
+    cupy_array = type("ndarray", (np.ndarray,), {"__module__": "cupy"})
+    x, y = tensor(np.ones(2)), Tensor(np.ones(2).view(cupy_array))
+    with pytest.raises(ValueError, match=r"^Add: inputs lie on different devices") as error:
+        x + y
+    assert 'x.to("cuda")' in str(error.value)
+    assert "a: (2,) float64 on cpu\n  b: (2,) float64 on cuda" in str(error.value)
 
 
 def test_an_unknown_device_is_refused():

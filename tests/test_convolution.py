@@ -34,6 +34,28 @@ CASES = {
 every_case = pytest.mark.parametrize(("images", "filters", "options"), CASES.values(), ids=CASES)
 
 
+def by_definition(x, weight, bias, stride=1, padding=0, dilation=1, groups=1):
+    """One output pixel after the other."""
+    (sh, sw), (ph, pw), (dh, dw) = (np.broadcast_to(v, 2) for v in (stride, padding, dilation))
+    x = np.pad(x, [(0, 0), (0, 0), (ph, ph), (pw, pw)])
+    n, _, h, w = x.shape
+    f, c, kh, kw = weight.shape
+    y = np.zeros((n, f, (h - dh * (kh - 1) - 1) // sh + 1, (w - dw * (kw - 1) - 1) // sw + 1))
+    for k, i, j in np.ndindex(y.shape[1:]):
+        first = k // (f // groups) * c
+        window = x[:, first : first + c, i * sh :: dh, j * sw :: dw][:, :, :kh, :kw]
+        y[:, k, i, j] = bias[k] + (window * weight[k]).sum(axis=(1, 2, 3))
+    return y
+
+
+@every_case
+def test_value(rng, images, filters, options):
+    x, weight, bias = (rng.normal(size=size) for size in (images, filters, filters[0]))
+    y = F.conv2d(x, weight, bias, **options).numpy()
+    expected = by_definition(x, weight, bias, **options)
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12, strict=True)
+
+
 @every_case
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradient(leaf, images, filters, options, bias):
@@ -169,7 +191,14 @@ def test_options_that_are_none(name, value):
         F.conv2d(x, weight, **{name: value})
 
 
-def test_images_of_bytes_are_refused_with_the_cure():
-    x = Tensor(np.ones((1, 1, 3, 3), dtype=np.uint8))
+def test_integers_of_numpy_are_options_too():
+    x, weight = np.ones((1, 2, 5, 5)), np.ones((2, 1, 3, 3))
+    y = F.conv2d(x, weight, stride=np.int64(2), padding=(np.uint8(1), 1), groups=np.int32(2))
+    assert y.shape == (1, 2, 3, 3)
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, tensor])
+def test_images_of_bytes_are_refused_with_the_cure(wrap):
+    x, weight = wrap(np.ones((1, 1, 3, 3), np.uint8)), tensor(np.ones((1, 1, 2, 2)))
     with pytest.raises(TypeError, match=r"^Conv2d: images must be floating, not uint8: x\.astype"):
-        F.conv2d(x, tensor(np.ones((1, 1, 2, 2), dtype=np.uint8)))
+        F.conv2d(x, weight)

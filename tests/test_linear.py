@@ -76,3 +76,9 @@ def test_only_what_is_wanted(leaf):
 def test_errors(shapes, words):
     with pytest.raises(ValueError, match=f"^Linear: {words}"):
         F.linear(*[tensor(np.ones(shape)) for shape in shapes])
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, tensor])
+def test_bytes_are_refused_with_the_cure(wrap):
+    with pytest.raises(TypeError, match=r"^Linear: x must be floating, not uint8: x\.astype"):
+        F.linear(wrap(np.ones((2, 3), np.uint8)), tensor(np.ones((4, 3))))

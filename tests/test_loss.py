@@ -147,3 +147,16 @@ def test_errors(call, words):
 def test_labels_must_be_class_numbers(labels):
     with pytest.raises(TypeError, match=r"^CrossEntropy: labels .* must be integers"):
         F.cross_entropy(tensor(np.zeros((2, 2))), labels)
+
+
+def test_mse_loss_computes_nothing_for_a_constant_target(leaf):
+    losses = F.mse_loss(leaf(3), np.ones(3), reduction="none")
+    assert losses.grad_fn.backward(np.ones(3))[1] is None
+
+
+@pytest.mark.parametrize("target", [[1, 2], np.array([1, 2]), np.array([True, False])])
+def test_mse_loss_of_float32_and_integers_is_float32(target):
+    x = tensor([1.5, 2.5], requires_grad=True)
+    loss = F.mse_loss(x, target)
+    loss.backward()
+    assert loss.dtype == x.grad.dtype == np.float32

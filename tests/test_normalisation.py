@@ -92,6 +92,14 @@ def test_the_gradient_has_no_part_along_shift_and_scale(leaf, rng):
     np.testing.assert_allclose((x.grad * z.data).sum(axis=0), 0.0, atol=1e-12)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_statistics_of_float64_leave_float32(rng, training):
+    x = Tensor(rng.normal(size=(4, 3)).astype(np.float32), requires_grad=True)
+    y = F.batch_norm(x, np.zeros(3), np.ones(3), training=training, eps=np.float64(1e-5))
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == np.float32
+
+
 def test_running_statistics_move_in_training_only(rng):
     mean, var = np.zeros(3, dtype=np.float32), np.ones(3, dtype=np.float32)
     x = tensor(rng.normal(2.0, 3.0, (50, 3)))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, array_module
 from .distortions import as_floats, distort
 
 
@@ -39,7 +39,13 @@ def distorted(data: Images, kind: str | None, seed: int | Sequence[int]) -> Imag
     """A fixed distorted set, the same for the same seed; only converted where kind is None."""
     if kind is None:
         return Images(as_floats(data.images), data.labels)
-    return Images(distort(data.images, kind, np.random.default_rng(seed)), data.labels)
+    rng = np.random.default_rng(seed)
+    n = len(data.labels)
+    # A thousand at a time: the grids of all at once would take ten times the images' memory.
+    parts = [distort(data.images[i : i + 1000], kind, rng) for i in range(0, max(n, 1), 1000)]
+    xp = array_module(parts[0])
+    images = xp.concatenate([part.transpose(1, 2, 3, 0) for part in parts], axis=-1)
+    return Images(images.transpose(3, 0, 1, 2), data.labels)
 
 
 def batches(

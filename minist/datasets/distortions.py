@@ -66,12 +66,12 @@ def distort(
     """
     if kind not in DISTORTIONS:
         raise ValueError(f"distort: kind must be one of {', '.join(DISTORTIONS)}, not {kind!r}")
-    if images.ndim != 4:
+    if images.ndim != 4 or images.shape[1] != 1:
         raise ValueError(f"distort: images must be (N, 1, H, W), not {images.shape}")
     if patches is not None and kind != "TC":
         raise ValueError(f"distort: {kind} has no patches, only TC has")
     size_in = images.shape[2:]
-    size = size or DEFAULT_SIZE[kind]
+    size = DEFAULT_SIZE[kind] if size is None else size
     size_out = size_in if size is None else (size, size)
     if min(np.subtract(size_out, size_in)) < 0:
         raise ValueError(f"distort: {size_out} is smaller than the images, {size_in}")
@@ -131,9 +131,10 @@ def bend(n: int, size_in: tuple, size_out: tuple, rng: np.random.Generator) -> W
     """E: scaled about the centre, then 4x4 control points moved, between them a thin plate."""
     spline = ThinPlateSpline(4, 4)
     scale = rng.uniform(0.75, 1.0, n)
-    pixel = 2 / (np.array(size_in[::-1]) - 1)  # in normalised coordinates
-    moved = spline.control_points + rng.normal(0, 1.5, (n, 16, 2)) * pixel
-    return spline, (moved / scale[:, None, None]).reshape(n, -1)
+    extent_in, extent_out = (np.array(size[::-1]) - 1 for size in (size_in, size_out))
+    moved = spline.control_points * extent_out / 2 + rng.normal(0, 1.5, (n, 16, 2))  # in pixels
+    looks = moved / scale[:, None, None] / (extent_in / 2)
+    return spline, looks.reshape(n, spline.num_parameters)
 
 
 def centre(size: tuple) -> np.ndarray:

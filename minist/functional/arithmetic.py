@@ -6,6 +6,7 @@ backward answers in the broadcast shape and the engine sums over what was repeat
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from types import EllipsisType
@@ -257,13 +258,14 @@ class Max(Function):
 
     def forward(self, x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
         xp = array_module(x)
-        if x.size == 0:
-            raise ValueError("an empty tensor has no largest element")
         self.axes = _axes(x, axis)
-        self.last = tuple(range(x.ndim - len(self.axes), x.ndim))
+        if 0 in x.shape and 0 in [x.shape[i] for i in self.axes]:
+            raise ValueError("an empty tensor has no largest element")
+        kept = x.ndim - len(self.axes)
+        self.last = tuple(range(kept, x.ndim))
         moved = xp.moveaxis(x, self.axes, self.last)
         self.moved_shape = moved.shape
-        flat = moved.reshape(*moved.shape[: x.ndim - len(self.axes)], -1)
+        flat = moved.reshape(*moved.shape[:kept], math.prod(moved.shape[kept:]))
         self.is_first = xp.arange(flat.shape[-1]) == flat.argmax(axis=-1)[..., None]
         return x.max(axis=axis, keepdims=keepdims)
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .. import functional as F
-from ..autograd import Function, Tensor, no_grad
+from ..autograd import Function, Tensor, no_grad, tensor
 from ..backend import Array, array_module
 
 Size = tuple[int, ...]
@@ -37,6 +37,8 @@ class BasisGrid(Function):
     """
 
     def forward(self, m: Array, basis: Array, size: Size) -> Array:
+        if m.shape[2] != len(basis):
+            raise ValueError(f"M has {m.shape[2]} columns, but B has {len(basis)} rows")
         self.m, self.basis = m.transpose(1, 2, 0), basis
         points = basis.T @ self.m  # Eq. (1)
         n, d = m.shape[:2]
@@ -44,7 +46,7 @@ class BasisGrid(Function):
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
         n, *_, d = grad.shape
-        g = grad.transpose(-1, *range(1, grad.ndim - 1), 0).reshape(d, -1, n)
+        g = grad.transpose(-1, *range(1, grad.ndim - 1), 0).reshape(d, self.basis.shape[1], n)
         grad_m = (self.basis @ g).transpose(2, 0, 1) if self.needs_grad[0] else None
         grad_basis = (self.m @ g.swapaxes(1, 2)).sum(axis=0) if self.needs_grad[1] else None
         return grad_m, grad_basis
@@ -93,12 +95,23 @@ def regular_grid(size: Size, align_corners: bool = True) -> np.ndarray:
     """The regular grid G of Sect. 3.2 in homogeneous coordinates: rows x, y (, z) and 1.
 
     size (H', W') gives (3, H' W'), size (D', H', W') gives (4, D' H' W'); float64, read-only.
+    Raises ValueError for a size with fewer or more sides.
     """
+    if len(size) not in (2, 3):
+        raise ValueError(f"the size of a grid is (H', W') or (D', H', W'), not {size}")
     axes = [regular_axis(n, align_corners) for n in size]
     coordinates = np.meshgrid(*axes, indexing="ij")[::-1]
     grid = np.stack([*(c.ravel() for c in coordinates), np.ones(coordinates[0].size)])
     grid.flags.writeable = False
     return grid
+
+
+def floating(theta: Any) -> Tensor:
+    """theta as a tensor, lists as float32; a TypeError for whole numbers, which -1..1 is not."""
+    theta = theta if isinstance(theta, Tensor) else tensor(theta)
+    if theta.dtype.kind != "f":
+        raise TypeError(f"theta must be floating, not {theta.dtype}: use astype(numpy.float32)")
+    return theta
 
 
 class Transformation:
@@ -139,7 +152,9 @@ class Transformation:
         Raises
         ------
         ValueError
-            If theta has another width.
+            If theta has another width, or size other than two sides.
+        TypeError
+            If theta is not floating.
         """
         m = self.matrix(self.checked(theta))
         basis = array_module(m.data).asarray(self.basis(tuple(size), align_corners), dtype=m.dtype)
@@ -147,7 +162,7 @@ class Transformation:
 
     def checked(self, theta: Any) -> Tensor:
         """theta as a tensor of the right shape, or a ValueError."""
-        theta = theta if isinstance(theta, Tensor) else Tensor(theta)
+        theta = floating(theta)
         if theta.ndim != 2 or theta.shape[1] != self.num_parameters:
             raise ValueError(
                 f"{type(self).__name__}: theta must be (N, {self.num_parameters}), "
@@ -270,8 +285,10 @@ def affine_grid(theta: Any, size: Size, align_corners: bool = True) -> Tensor:
     ------
     ValueError
         If the shapes do not fit.
+    TypeError
+        If theta is not floating.
     """
-    theta = theta if isinstance(theta, Tensor) else Tensor(theta)
+    theta = floating(theta)
     d = len(size) - 2
     if d not in (2, 3) or theta.shape != (size[0], d, d + 1):
         raise ValueError(

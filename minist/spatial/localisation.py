@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from .. import nn
+from ..autograd import Tensor
 from .grid import Transformation
 
 
@@ -31,7 +33,29 @@ class ThetaRegression(nn.Linear):
         self.bias = nn.Parameter(transformation.identity().astype(np.float32))
 
 
-class LocalisationFC(nn.Sequential):
+class Localisation(nn.Sequential):
+    """Layers that regress theta from feature maps (N, *in_shape), and from no others.
+
+    Raises ValueError in forward for maps of another shape. Flattened, one with its channels last
+    would pass for another picture.
+    """
+
+    def __init__(self, in_shape: tuple[int, int, int], *layers: nn.Module):
+        super().__init__(*layers)
+        self.in_shape = tuple(in_shape)
+
+    def forward(self, u: Any) -> Tensor:
+        if u.shape[1:] != self.in_shape:
+            c, h, w = self.in_shape
+            last = u.shape[1:] == (h, w, c)
+            raise ValueError(
+                f"{type(self).__name__}: expected images (N, {c}, {h}, {w}), got {u.shape}"
+                + last * ", which look like (N, H, W, C): transpose(0, 3, 1, 2) mends it"
+            )
+        return super().forward(u)
+
+
+class LocalisationFC(Localisation):
     """Fully connected: three hidden layers of 32 units in the paper's ST-FCN.
 
     Parameters
@@ -54,10 +78,10 @@ class LocalisationFC(nn.Sequential):
         layers: list[nn.Module] = [nn.Flatten()]
         for a, b in pairwise(widths):
             layers += [nn.Linear(a, b), nn.ReLU()]
-        super().__init__(*layers, ThetaRegression(widths[-1], transformation))
+        super().__init__(in_shape, *layers, ThetaRegression(widths[-1], transformation))
 
 
-class LocalisationCNN(nn.Sequential):
+class LocalisationCNN(Localisation):
     """The paper's for ST-CNN: the map halved, two 5x5 convolutions with a max-pool between them,
     a fully connected layer, theta.
 
@@ -84,6 +108,7 @@ class LocalisationCNN(nn.Sequential):
         if min(left) < 1:
             raise ValueError(f"LocalisationCNN: images must be at least 28x28, not {tuple(size)}")
         super().__init__(
+            in_shape,
             nn.AvgPool2d(2),
             nn.Conv2d(channels, filters, 5),
             nn.MaxPool2d(2),

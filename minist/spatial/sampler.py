@@ -11,9 +11,9 @@ separable: along x for each row of taps, then along y. Differentiating gives
 The gradient to U is thus the adjoint of the sampling: g is added, with the weights that it was
 read with, to the pixels that it was read from.
 
-The image is copied once with a border as wide as the taps reach, zeros or repeated pixels, and
-points beyond the border are moved to its edge. After that no point is special: there is nothing
-left to check, pixel by pixel, and nothing can be read out of bounds.
+The image is copied once with a border as wide as the taps reach, zeros or pixels repeated or
+mirrored, and points beyond the border are moved to its edge. After that no point is special:
+there is nothing left to check, pixel by pixel, and nothing can be read out of bounds.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from itertools import product
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from ..autograd import Function, Tensor
 from ..backend import Array, add_at, array_module
-from .kernels import Bilinear, Kernel, kernel_of, rounding
+from .kernels import Kernel, kernel_of, rounding
 
 PADDINGS = ("zeros", "border", "reflection")
 
@@ -40,9 +42,7 @@ class Axis:
     def __init__(self, x: Array, size: int, kernel: Kernel, padding_mode: str, align_corners: bool):
         xp = array_module(x)
         self.margin = margin = kernel.taps + 1
-        pixel, inside = to_pixels(x, size, padding_mode, align_corners, margin)
-        if padding_mode == "border" and isinstance(kernel, Bilinear):
-            inside = ((pixel > 0) & (pixel < size - 1)).astype(x.dtype)
+        pixel, inside = to_pixels(x, size, kernel, padding_mode, align_corners, margin)
         # A point that rounding left just beside a pixel is at the pixel: the identity grid must
         # see each pixel's own value and slope, not its left neighbour's.
         slack = rounding(x.dtype) * max(size, 2) / 2
@@ -57,7 +57,7 @@ class Axis:
 
 
 def to_pixels(
-    x: Array, size: int, padding_mode: str, align_corners: bool, margin: int
+    x: Array, size: int, kernel: Kernel, padding_mode: str, align_corners: bool, margin: int
 ) -> tuple[Array, Array | None]:
     """Normalised coordinates in pixels, brought into the padded image.
 
@@ -68,12 +68,17 @@ def to_pixels(
     xp = array_module(x)
     # The order of these sums decides where rounding leaves a pixel's own coordinate.
     centre = (size - 1) / 2
-    x = x * ((size - 1) / 2) + centre if align_corners else x * size / 2 + centre
+    with np.errstate(over="ignore", invalid="ignore"):  # huge and infinite: brought back below
+        x = x * ((size - 1) / 2) + centre if align_corners else x * size / 2 + centre
     if padding_mode == "reflection":
         return fold(x, size, align_corners)
-    lowest = -float(margin) if padding_mode == "zeros" else 0.0
-    highest = size + margin - 2.0 if padding_mode == "zeros" else size - 1.0
     # fmax and fmin take the other number when one is NaN.
+    if padding_mode == "border":
+        pixel = xp.fmin(xp.fmax(x, 0.0), size - 1.0)
+        return pixel, ((pixel > 0) & (pixel < size - 1)).astype(x.dtype)
+    # From the first pixel to the last whose taps are all in the padded image: there, all are 0.
+    lowest = -float(margin + kernel.first)
+    highest = float(size + margin - kernel.taps - kernel.first)
     return xp.fmin(xp.fmax(x, lowest), highest), None
 
 
@@ -92,7 +97,7 @@ def fold(x: Array, size: int, align_corners: bool) -> tuple[Array, Array]:
     near = abs(x) < far
     x = xp.where(xp.isnan(x), -edge, xp.fmin(xp.fmax(x, -far), far)) + edge
     phase = x % (2 * length)
-    sign = xp.where(phase < length, 1.0, -1.0).astype(x.dtype)
+    sign = xp.where(phase <= length, 1.0, -1.0).astype(x.dtype)
     pixel = length - abs(phase - length) - edge
     inside = near & (pixel >= 0) & (pixel <= size - 1)
     return xp.clip(pixel, 0, size - 1), sign * inside
@@ -108,7 +113,7 @@ class GridSample(Function):
         check(u, grid)
         n, sizes = len(grid), u.shape[2:]
         d = len(sizes)
-        self.kernel, self.padding_mode, self.u_shape = kernel, padding_mode, u.shape
+        self.kernel = kernel
         points = grid.transpose(-1, *range(1, d + 1), 0)  # (d, *sizes', N): x, y (, z)
         self.points_shape = points.shape[1:]
         # Axes from the outermost of the image, whose coordinate is the grid's last, inwards.
@@ -117,7 +122,8 @@ class GridSample(Function):
             for i in range(d)
         ]
         margin = self.axes[0].margin
-        padded = pad(u.transpose(*range(1, d + 2), 0), margin, padding_mode)
+        self.outside = [outside(size, margin, padding_mode, align_corners) for size in sizes]
+        padded = pad(u.transpose(*range(1, d + 2), 0), margin, self.outside)
         self.padded_shape = padded.shape
         # Steps in the padded image, flattened to (C, sizes and batch).
         inner = padded.shape[1:]
@@ -126,7 +132,7 @@ class GridSample(Function):
         self.index = xp.tile(images, prod(self.points_shape[:-1]))
         for axis, step in zip(self.axes, self.steps, strict=True):
             self.index += axis.index * step
-        flat = padded.reshape(len(padded), -1)
+        flat = padded.reshape(len(padded), prod(inner))
 
         v, *slopes = self.interpolate(flat, 0, 0)  # Eq. (3)
         self.slopes = slopes
@@ -150,7 +156,7 @@ class GridSample(Function):
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
         xp = array_module(grad)
         d = len(self.axes)
-        g = grad.transpose(1, *range(2, d + 2), 0).reshape(grad.shape[1], -1)
+        g = grad.transpose(1, *range(2, d + 2), 0).reshape(grad.shape[1], len(self.index))
         grad_u = grad_grid = None
         if self.needs_grad[1]:
             along = [(slope * g).sum(axis=0) for slope in reversed(self.slopes)]
@@ -162,7 +168,7 @@ class GridSample(Function):
                 for channel, gc in zip(padded, g, strict=True):
                     add_at(channel[offset:], self.index, gc * weight)
             padded = padded.reshape(self.padded_shape)
-            grad_u = unpad(padded, self.axes[0].margin, self.padding_mode)
+            grad_u = unpad(padded, self.axes[0].margin, self.outside)
             grad_u = grad_u.transpose(-1, *range(d + 1))
         return grad_u, grad_grid
 
@@ -187,7 +193,10 @@ def weigh(weights: list, values: list[Array]) -> Array:
     return total
 
 
-def pad(u: Array, margin: int, padding_mode: str) -> Array:
+Pairs = list[tuple[int, int]]
+
+
+def pad(u: Array, margin: int, outside: list[Pairs]) -> Array:
     """(C, *sizes, N) with `margin` more pixels on every side of every spatial axis."""
     xp = array_module(u)
     inner = tuple(slice(margin, margin + size) for size in u.shape[1:-1])
@@ -195,29 +204,39 @@ def pad(u: Array, margin: int, padding_mode: str) -> Array:
         (len(u), *(size + 2 * margin for size in u.shape[1:-1]), u.shape[-1]), dtype=u.dtype
     )
     padded[(slice(None), *inner)] = u
-    if padding_mode != "zeros":
-        for axis, size in enumerate(u.shape[1:-1], start=1):
-            for outside, source in mirror(size, margin):
-                padded[at(axis, outside)] = padded[at(axis, source)]
+    for axis, pairs in enumerate(outside, start=1):
+        for there, seen in pairs:
+            padded[at(axis, there)] = padded[at(axis, seen)]
     return padded
 
 
-def unpad(padded: Array, margin: int, padding_mode: str) -> Array:
-    """The adjoint of `pad`: what the border received goes to the pixels that it repeats."""
-    sizes = [size - 2 * margin for size in padded.shape[1:-1]]
-    if padding_mode != "zeros":
-        for axis, size in reversed(list(enumerate(sizes, start=1))):
-            for outside, source in mirror(size, margin):
-                padded[at(axis, source)] += padded[at(axis, outside)]
-    inner = tuple(slice(margin, margin + size) for size in sizes)
+def unpad(padded: Array, margin: int, outside: list[Pairs]) -> Array:
+    """The adjoint of `pad`: what the border received goes to the pixels that are seen there."""
+    for axis, pairs in reversed(list(enumerate(outside, start=1))):
+        for there, seen in pairs:
+            padded[at(axis, seen)] += padded[at(axis, there)]
+    inner = tuple(slice(margin, size - margin) for size in padded.shape[1:-1])
     return padded[(slice(None), *inner)]
 
 
-def mirror(size: int, margin: int) -> Iterator[tuple[int, int]]:
-    """Pairs of padded positions, one outside and the border pixel that it repeats."""
-    for k in range(margin):
-        yield k, margin
-        yield margin + size + k, margin + size - 1
+def outside(size: int, margin: int, padding_mode: str, align_corners: bool) -> Pairs:
+    """Pairs of padded positions along an axis: one outside, and the pixel that is seen there.
+
+    Under "zeros" there are none; under "border" it is the border pixel, under "reflection" the
+    mirrored one, where the border pixel itself comes once with align_corners, else twice.
+    """
+    if padding_mode == "zeros":
+        return []
+    edge = 0 if align_corners else 1
+    period = max(2 * (size - 1 + edge), 1)
+    pairs = []
+    for k in (*range(-margin, 0), *range(size, size + margin)):
+        if padding_mode == "border":
+            seen = 0 if k < 0 else size - 1
+        else:
+            seen = min(k % period, (-edge - k) % period)
+        pairs.append((margin + k, margin + seen))
+    return pairs
 
 
 def at(axis: int, i: int) -> tuple:
@@ -229,7 +248,7 @@ def check(u: Array, grid: Array) -> None:
     if d not in (2, 3) or grid.ndim != d + 2 or grid.shape[-1] != d:
         raise ValueError(
             "expected images (N, C, H, W) with a grid (N, H', W', 2), or volumes (N, C, D, H, W) "
-            "with a grid (N, D', H', W', 3)"
+            "with a grid (N, D', H', W', 3); transpose images (N, H, W, C)"
         )
     for name, array in (("images", u), ("grid", grid)):
         if array.dtype.kind != "f":
@@ -240,8 +259,6 @@ def check(u: Array, grid: Array) -> None:
         raise ValueError(f"{len(u)} images but {len(grid)} grids; one image may have many grids")
     if 0 in u.shape[2:]:
         raise ValueError(f"images without pixels: {u.shape}")
-    if u.shape[-1] in (1, 3) and u.shape[1] not in (1, 3) and d == 2 and u.shape[1] == u.shape[2]:
-        raise ValueError(f"images {u.shape} look like (N, H, W, C); transpose them to (N, C, H, W)")
 
 
 def grid_sample(

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..backend import array_module
-from .grid import BasisGrid, Size, Transformation, regular_axis, regular_grid
+from .grid import BasisGrid, Size, Transformation, floating, regular_axis, regular_grid
 
 
 class ThinPlateSpline(Transformation):
@@ -54,7 +54,7 @@ class ThinPlateSpline(Transformation):
         return self.control_points.ravel().copy()
 
     def matrix(self, theta: Tensor) -> Tensor:
-        return theta.reshape(len(theta), -1, 2).transpose(0, 2, 1)
+        return theta.reshape(len(theta), self.rows * self.cols, 2).transpose(0, 2, 1)
 
     def basis(self, size: Size, align_corners: bool) -> np.ndarray:
         return _basis(self.rows, self.cols, size, align_corners)
@@ -88,6 +88,8 @@ def solve(control_points: np.ndarray) -> np.ndarray:
 
 def features(control_points: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """(phi, 1, x, y) at the points of a homogeneous grid (3, points): (P + 3, points)."""
+    if len(grid) != 3:
+        raise ValueError("a thin plate spline moves the plane: its grid has a size (H', W')")
     x, y, one = grid
     return np.concatenate([_phi(control_points, np.stack([x, y], axis=1)), [one, x, y]])
 
@@ -121,8 +123,15 @@ def tps_grid(
     Returns
     -------
     (N, H', W', 2)
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or the control points lie on a line or coincide.
+    TypeError
+        If theta is not floating.
     """
-    theta = theta if isinstance(theta, Tensor) else Tensor(theta)
+    theta = floating(theta)
     if theta.size != len(theta) * 2 * len(control_points):
         raise ValueError(
             f"tps_grid: {len(control_points)} control points need theta "
@@ -132,5 +141,5 @@ def tps_grid(
         np.asarray(control_points, np.float64), regular_grid(tuple(size[2:]), align_corners)
     )
     basis = array_module(theta.data).asarray(basis, dtype=theta.dtype)
-    m = theta.reshape(len(theta), -1, 2).transpose(0, 2, 1)
+    m = theta.reshape(len(theta), len(control_points), 2).transpose(0, 2, 1)
     return BasisGrid.apply(m, basis, size=tuple(size[2:]))

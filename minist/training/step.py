@@ -88,7 +88,7 @@ def training_step(
     seed : sequence of int
         What is drawn inside (dropout) comes from a generator of (*seed, number of micro-batch).
     """
-    parameters = model.parameters()
+    parameters = [p for p in model.parameters() if p.requires_grad]
     n = len(labels)
 
     def forward_backward(number: int, part: slice) -> tuple:

@@ -1,0 +1,139 @@
+"""The `minist` command as its user meets it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from minist import __version__, cli
+from minist.training import Settings
+
+TINY = ["--limit", "128", "--epochs", "1", "--filters", "4"]
+
+
+def minist(*arguments):
+    """Run the command in this process: its exit code."""
+    return cli.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    assert minist("train", *TINY, "--out", folder) == 0
+    return folder
+
+
+def test_train_ends_with_the_test_error_and_a_picture(tmp_path, capsys):
+    assert minist("train", *TINY, "--out", tmp_path / "run") == 0
+    out, err = capsys.readouterr()
+    *_, picture, last = out.splitlines()
+    assert picture == f"picture {tmp_path / 'run' / 'result.png'}"
+    assert last.startswith("test error ") and last.endswith(" %")
+    assert err == ""  # no progress bar where nobody looks
+    assert (tmp_path / "run" / "result.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_run_is_answered_from_its_log(trained, capsys):
+    assert minist("train", "--resume", "--out", trained) == 0
+    first = capsys.readouterr().out
+    assert minist("evaluate", trained) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == first.splitlines()[-1]
+
+
+def test_evaluate_is_the_test_error(trained, capsys):
+    minist("evaluate", trained)
+    loss, error = capsys.readouterr().out.splitlines()
+    assert loss.startswith("test loss ")
+    assert 20 < float(error.split()[2]) < 95
+
+
+def test_show_draws_other_digits(trained, capsys):
+    before = (trained / "result.png").read_bytes()
+    assert minist("show", trained, "--first", 100, "--digits", 3) == 0
+    assert (trained / "result.png").read_bytes() != before
+    assert minist("show", trained, "--first", 10_000) == 1
+    assert "there are 10000 test digits" in capsys.readouterr().err
+
+
+def test_info_of_a_run_and_of_the_machine(trained, capsys):
+    assert minist("info", trained) == 0
+    facts = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert facts["filters"] == "4" and facts["steps"] == "1"
+    assert minist("info") == 0
+    facts = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert facts["minist"] == __version__
+    assert "kernel" in facts["BLAS"] and int(facts["threads"]) >= 1 and "GPU" in facts
+
+
+@pytest.mark.parametrize("name", ["", "train", "evaluate", "show", "info"])
+def test_help_names_every_option_and_default(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        minist(*[name] * bool(name), "--help")
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    if name == "train":
+        for field in Settings.__dataclass_fields__.values():
+            assert "--" + field.name.replace("_", "-") in text
+        assert f"(default: {Settings.lr})" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--resume"], "--resume needs the folder of the run"),
+        (["train", "--epochs", "0"], "epochs must be 1 or more, not 0"),
+        (["train", "--held-out", "60000"], "cannot hold 60000 of 60000 images out"),
+        (["train", "--data", "nowhere"], "found neither train-images-idx3-ubyte"),
+        (["evaluate", "nowhere"], "nowhere holds no run"),
+        (["show", "nowhere"], "nowhere holds no run"),
+        (["info", "nowhere"], "nowhere holds no run"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_1(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert minist(*arguments) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("minist: ") and words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("wrong", [["--model", "resnet"], ["--epochs", "many"], ["--colour", "1"]])
+def test_wrong_usage_is_exit_2(wrong, capsys):
+    with pytest.raises(SystemExit) as stop:
+        minist("train", *wrong)
+    assert stop.value.code == 2
+
+
+def test_cuda_without_cupy_says_what_to_install(tmp_path, capsys):
+    pytest.importorskip("numpy")
+    try:
+        import cupy  # noqa: F401
+    except ImportError:
+        assert minist("train", *TINY, "--device", "cuda", "--out", tmp_path / "x") == 1
+        assert 'pip install "minist[cuda12]"' in capsys.readouterr().err
+    else:
+        pytest.skip("CuPy is installed")
+
+
+def test_a_resumed_run_keeps_its_settings(trained, capsys):
+    assert minist("train", "--resume", "--out", trained, "--lr", "0.1") == 1
+    assert "was begun with lr = 0.003, not 0.1" in capsys.readouterr().err
+
+
+def test_resume_starts_where_there_is_nothing_yet(tmp_path, capsys):
+    assert minist("train", *TINY, "--resume", "--out", tmp_path / "new") == 0
+    assert "test error" in capsys.readouterr().out
+
+
+def test_new_runs_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("st-cnn-affine-R", "st-cnn-affine-R-2", "st-cnn-affine-R-3"):
+        assert str(cli.new_folder(Settings())) == f"runs/{name}"
+        (tmp_path / "runs" / name).mkdir(parents=True)
+
+
+def test_the_installed_command_and_the_module_are_one():
+    for program in (["-m", "minist"], ["-c", "import sys; from minist.cli import main; main()"]):
+        done = subprocess.run(
+            [sys.executable, *program, "--version"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == f"minist {__version__}\n"

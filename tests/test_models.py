@@ -1,0 +1,109 @@
+"""The networks of the paper's experiments: their sizes, and that all of each one learns."""
+
+import numpy as np
+import pytest
+
+import minist.functional as F
+from minist import Tensor, manual_seed, models, optim
+from minist.models.distorted_mnist import SIZES
+
+TRANSFORMERS = ("affine", "projective", "tps")
+NETWORKS = [("fcn", "affine"), ("cnn", "affine")]
+NETWORKS += [(name, t) for name in ("st-fcn", "st-cnn") for t in TRANSFORMERS]
+every_network = pytest.mark.parametrize(("name", "transformation"), NETWORKS)
+
+
+def images(n, distortion="R"):
+    size = SIZES[distortion]
+    u = np.random.default_rng(0).uniform(size=(n, 1, size, size))
+    return Tensor(u.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "transformation", "count"),
+    [
+        ("cnn", "affine", 48 * 82 + 48 * (48 * 49 + 1) + 10 * (192 + 1)),
+        ("fcn", "affine", 130 * 785 + 130 * 131 + 10 * 131),
+        ("st-cnn", "affine", 118_810 + 20 * 26 + 20 * 501 + 20 * 21 + 6 * 21),
+        ("st-fcn", "projective", 120_390 + 32 * 785 + 2 * 32 * 33 + 8 * 33),
+        ("st-fcn", "tps", 120_390 + 32 * 785 + 2 * 32 * 33 + 32 * 33),
+    ],
+)
+def test_how_much_a_network_learns(name, transformation, count):
+    assert models.build(name, transformation).num_parameters() == count
+
+
+def test_the_default_classifiers_are_equal_in_size():
+    """Within 5 %, as the paper compares them."""
+    cnn, fcn = (models.build(name).num_parameters() for name in ("cnn", "fcn"))
+    assert cnn == 118_810
+    assert fcn == pytest.approx(cnn, rel=0.05)
+
+
+@every_network
+@pytest.mark.parametrize("distortion", SIZES)
+def test_ten_logits_for_every_image(name, transformation, distortion):
+    model = models.build(name, transformation, distortion, filters=2, units=5)
+    assert model(images(3, distortion)).shape == (3, 10)
+    assert model(images(0, distortion)).shape == (0, 10)
+
+
+@every_network
+def test_every_parameter_learns_within_two_steps(name, transformation):
+    # kevinzakka/spatial-transformer-network 3: built, but not used
+    manual_seed(0)
+    model = models.build(name, transformation, filters=4, units=20)
+    optimiser = optim.SGD(model.parameters(), lr=1e-4)  # larger, and the window may fly off
+    labels = np.arange(8) % 10
+    reached = set()
+    for _ in range(2):
+        optimiser.zero_grad()
+        F.cross_entropy(model(images(8)), labels).backward()
+        reached |= {name for name, p in model.named_parameters() if (p.grad != 0).any()}
+        optimiser.step()
+    assert reached == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_the_seed_is_the_network(name):
+    states = []
+    for seed in (0, 0, 1):
+        manual_seed(seed)
+        states.append(models.build(name, filters=2, units=5).state_dict())
+    first, again, other = states
+    assert all(np.array_equal(first[key], again[key]) for key in first)
+    assert any(not np.array_equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("transformation", TRANSFORMERS)
+@pytest.mark.parametrize("name", ["st-fcn", "st-cnn"])
+def test_the_classifier_sees_what_the_transformer_shows(name, transformation):
+    manual_seed(0)
+    model = models.build(name, transformation, filters=2, units=5)
+    plain = models.build(name.removeprefix("st-"), filters=2, units=5)
+    plain.load_state_dict(model.classifier.state_dict())
+    u = images(2)
+    np.testing.assert_allclose(model(u).numpy(), plain(u).numpy(), atol=1e-4)  # the identity
+    moved = slice(None) if transformation == "tps" else [2, 5]
+    model.transformer.localisation.parameters()[-1].data[moved] += 9.0  # looks outside
+    np.testing.assert_allclose(model(u).numpy(), plain(Tensor(0 * u.data)).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("resnet",), "unknown model 'resnet'; there are fcn, cnn, st-fcn, st-cnn"),
+        (("st-cnn", "similar"), "transformation 'similar'; there are affine, projective, tps"),
+        (("cnn", "affine", "Q"), "unknown distortion 'Q'; there are None, R, P, E, RTS, TC, T"),
+        (("fcn", "similar"), "unknown transformation 'similar'"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_known_ones(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        models.build(*arguments)
+
+
+def test_images_that_are_too_small():
+    models.CNN((1, 24, 25), filters=2)
+    with pytest.raises(ValueError, match=r"CNN: images must be at least 24x24, not \(40, 23\)"):
+        models.CNN((1, 40, 23))

@@ -1,0 +1,101 @@
+"""Pictures: what is drawn is where it should be."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from minist import plotting, spatial, tensor
+
+CURVE = [
+    {"epoch": 1, "step": 50, "error": 40.0},
+    {"epoch": 1, "step": 100, "error": 10.0},
+    {"epoch": 1, "step": 100, "held_out_error": 9.0},
+    {"epoch": 2, "step": 200, "error": 5.0},
+    {"test_error": 4.0},
+]
+
+
+@pytest.fixture
+def ax():
+    return Figure().subplots()
+
+
+def result(n=3, **changes):
+    affine = spatial.Affine()
+    parts = {
+        "images": np.random.default_rng(0).random((n, 1, 12, 16), dtype=np.float32),
+        "labels": np.arange(n),
+        "predicted": np.arange(n),
+        "grid": affine.grid(np.tile(affine.identity(), (n, 1)), (12, 16)),
+        "outputs": np.zeros((n, 1, 12, 16), dtype=np.float32),
+        "curve": CURVE,
+        "title": "a run",
+    }
+    return plotting.result(**(parts | changes))
+
+
+def lines_of(ax):
+    """Every drawn polyline, and its colour."""
+    return [
+        (path.vertices, to_hex(collection.get_colors()[0]))
+        for collection in ax.collections
+        for path in collection.get_paths()
+    ]
+
+
+def test_the_identity_grid_frames_the_image(ax):
+    grid = spatial.Affine().grid(spatial.Affine().identity()[None], (12, 16)).data[0]
+    plotting.draw_grid(ax, grid, (12, 16))
+    points = np.concatenate([vertices for vertices, _ in lines_of(ax)])
+    np.testing.assert_allclose(points.min(axis=0), [0, 0], atol=1e-12)
+    np.testing.assert_allclose(points.max(axis=0), [15, 11])
+
+
+def test_the_upper_edge_of_the_output_is_orange(ax):
+    # Turned by 90 degrees: x_s = -y, y_s = x. The output's upper edge looks at the right side.
+    grid = spatial.Affine().grid(np.array([[0.0, -1.0, 0.0, 1.0, 0.0, 0.0]]), (9, 9)).data[0]
+    plotting.draw_grid(ax, grid, (9, 9))
+    (edge,) = [v for v, colour in lines_of(ax) if colour == plotting.ORANGE.lower()]
+    np.testing.assert_allclose(edge[:, 0], 8)
+
+
+def test_a_result_shows_input_grid_and_output_of_each_digit():
+    figure = result(3)
+    *digits, curve = figure.get_axes()
+    assert len(digits) == 9
+    assert [ax.get_ylabel() for ax in digits[::3]] == ["(a) input", "(b) grid", "(c) output"]
+    assert all(len(ax.images) == 1 for ax in digits)
+    assert [bool(ax.collections) for ax in digits] == [False] * 3 + [True] * 3 + [False] * 3
+    assert len(curve.lines) == 3
+    assert figure.get_suptitle() == "a run"
+
+
+def test_the_curve_is_in_epochs():
+    *_, curve = result().get_axes()
+    training, held_out, test = curve.lines
+    np.testing.assert_allclose(training.get_xdata(), [0.5, 1, 2])
+    np.testing.assert_allclose(training.get_ydata(), [40, 10, 5])
+    assert list(held_out.get_ydata()) == [9]
+    assert list(test.get_ydata()) == [4, 4]
+
+
+def test_a_wrong_guess_says_what_it_is():
+    ax = result(labels=np.array([0, 7, 2])).get_axes()[1]
+    assert ax.get_title() == "1, is 7"
+    assert ax.title.get_color() == plotting.RED
+
+
+def test_without_a_transformer_there_is_the_input_alone():
+    assert len(result(grid=None, outputs=None, curve=[]).get_axes()) == 4
+
+
+def test_tensors_are_drawn_as_arrays_are():
+    images = np.random.default_rng(1).random((3, 1, 12, 16), dtype=np.float32)
+    shown = [result(images=kind(images)).get_axes()[0].images[0] for kind in (np.asarray, tensor)]
+    np.testing.assert_array_equal(shown[0].get_array(), shown[1].get_array())
+
+
+def test_it_can_be_saved(tmp_path):
+    result().savefig(tmp_path / "result.png")
+    assert (tmp_path / "result.png").stat().st_size > 10_000

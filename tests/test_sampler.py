@@ -1,0 +1,588 @@
+"""The sampler: equations (3) to (7), at pixels, between them, at the border and far away."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minist
+from minist import Tensor, gradcheck, no_grad, spatial
+from minist.spatial.grid import regular_grid
+from minist.spatial.sampler import GridSample
+
+MODES = ("nearest", "bilinear")
+PADDINGS = ("zeros", "border", "reflection")
+every_mode = pytest.mark.parametrize("mode", MODES)
+every_padding = pytest.mark.parametrize("padding_mode", PADDINGS)
+both_conventions = pytest.mark.parametrize("align_corners", [True, False])
+
+SHAPES = {
+    "image": ((2, 3, 4, 6), (3, 5)),
+    "one pixel": ((2, 1, 1, 1), (3, 2)),
+    "a row": ((1, 2, 1, 5), (2, 3)),
+    "a column": ((2, 1, 5, 1), (2, 3)),
+    "volume": ((2, 2, 3, 4, 5), (2, 3, 2)),
+    "one voxel": ((1, 1, 1, 1, 1), (2, 1, 3)),
+    "empty batch": ((0, 2, 3, 4), (2, 5)),
+    "empty grid": ((2, 2, 3, 4), (0, 5)),
+}
+every_shape = pytest.mark.parametrize(("shape", "size"), SHAPES.values(), ids=SHAPES)
+
+
+def normalised(pixel, n, align_corners=True):
+    """The coordinate in -1..1 of a place in pixels."""
+    pixel = np.asarray(pixel, dtype=float)
+    return (2 * pixel - (n - 1)) / (max(n - 1, 1) if align_corners else n)
+
+
+def generic_grid(rng, n, sizes, size, align_corners):
+    """Points (n, *size, d) within and beyond the image, each well away from every kink.
+
+    Kinks are pixels, the middles between them, the borders and the mirrors: multiples of half a
+    pixel.
+    """
+    axes = []
+    for side in reversed(sizes):
+        half = rng.integers(-2 * side - 3, 4 * side + 3, (n, *size))
+        axes.append(normalised((half + rng.uniform(0.1, 0.9, half.shape)) / 2, side, align_corners))
+    return np.stack(axes, axis=-1)
+
+
+def row_sampled(row, x, requires_grad=True, **options):
+    """Values and slopes per pixel of a row of pixels at x, in pixels."""
+    n, align_corners = len(row), options.get("align_corners", True)
+    u = Tensor(np.asarray(row, dtype=float).reshape(1, 1, 1, n))
+    points = np.zeros((1, 1, len(x), 2))
+    points[..., 0] = normalised(x, n, align_corners)
+    grid = Tensor(points, requires_grad=True)
+    v = spatial.grid_sample(u, grid, **options)
+    v.sum().backward()
+    per_pixel = 2 / ((n - 1) if align_corners else n)
+    return v.numpy().ravel(), grid.grad[..., 0].ravel() * per_pixel
+
+
+# --- the equations, to the letter ---------------------------------------------------------------
+
+
+@every_mode
+@both_conventions
+def test_the_sums_of_the_paper(rng, mode, align_corners):
+    """Eq. (4) and (5), summed over every pixel of the image for each point."""
+    h, w = 3, 5
+    u = rng.normal(size=(2, 2, h, w))
+    grid = generic_grid(rng, 2, (h, w), (4, 3), align_corners)
+    v = spatial.grid_sample(u, grid, mode, align_corners=align_corners).numpy()
+    expected = np.zeros_like(v)
+    for b, c, i, j in np.ndindex(*v.shape):
+        x, y = (
+            (g * ((side - 1) if align_corners else side) + side - 1) / 2
+            for g, side in zip(grid[b, i, j], (w, h), strict=True)
+        )
+        for n, m in product(range(h), range(w)):
+            if mode == "bilinear":
+                k = max(0, 1 - abs(x - m)) * max(0, 1 - abs(y - n))
+            else:
+                k = (np.floor(x + 0.5) == m) * (np.floor(y + 0.5) == n)
+            expected[b, c, i, j] += u[b, c, n, m] * k
+    np.testing.assert_allclose(v, expected, atol=1e-12)
+
+
+@every_shape
+@every_mode
+@every_padding
+@both_conventions
+def test_parity_with_torch(
+    assert_same_as_torch, rng, shape, size, mode, padding_mode, align_corners
+):
+    torch = pytest.importorskip("torch").nn.functional
+    options = {"mode": mode, "padding_mode": padding_mode, "align_corners": align_corners}
+    assert_same_as_torch(
+        lambda u, grid: spatial.grid_sample(u, grid, **options),
+        lambda u, grid: torch.grid_sample(u, grid, **options),
+        rng.normal(size=shape),
+        generic_grid(rng, shape[0], shape[2:], size, align_corners),
+    )
+
+
+@every_shape
+@every_mode
+@every_padding
+@both_conventions
+def test_gradient(rng, leaf, shape, size, mode, padding_mode, align_corners):
+    grid = generic_grid(rng, shape[0], shape[2:], size, align_corners)
+    assert gradcheck(
+        lambda u, g: spatial.grid_sample(u, g, mode, padding_mode, align_corners),
+        [leaf(*shape), Tensor(grid, requires_grad=True)],
+    )
+
+
+# --- at the kinks -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding_mode", PADDINGS)
+def test_parity_with_torch_at_pixels(assert_same_as_torch, rng, padding_mode):
+    torch = pytest.importorskip("torch").nn.functional
+    # On 5 pixels the coordinates are exact in both; beyond zeros, the outermost are another kink.
+    x = normalised(np.arange(-2, 7) if padding_mode == "zeros" else np.arange(1, 4), 5)
+    options = {"padding_mode": padding_mode, "align_corners": True}
+    assert_same_as_torch(
+        lambda u, grid: spatial.grid_sample(u, grid, **options),
+        lambda u, grid: torch.grid_sample(u, grid, **options),
+        rng.normal(size=(1, 2, 5, 5)),
+        np.stack(np.meshgrid(x, x), axis=-1)[None],
+    )
+
+
+ROW = [2.0, 5.0, -1.0, 4.0, 3.0]
+
+
+@both_conventions
+@pytest.mark.parametrize("padding_mode", ["border", "reflection"])
+def test_the_slope_at_an_inner_pixel_is_the_right_hand_difference(padding_mode, align_corners):
+    values, slopes = row_sampled(
+        ROW, [1, 2, 3], padding_mode=padding_mode, align_corners=align_corners
+    )
+    assert values.tolist() == ROW[1:4]
+    np.testing.assert_allclose(slopes, np.diff(ROW)[1:])
+
+
+@both_conventions
+def test_under_zeros_every_pixel_has_a_right_hand_slope(align_corners):
+    """Of the last, -U[W - 1]; and one pixel before the first, U[0]."""
+    values, slopes = row_sampled(ROW, range(-2, 7), align_corners=align_corners)
+    np.testing.assert_allclose(values, [0, 0, *ROW, 0, 0], atol=1e-14)
+    np.testing.assert_allclose(slopes, np.diff([0, 0, *ROW, 0, 0, 0]), atol=1e-14)
+
+
+@both_conventions
+def test_the_slope_is_zero_at_and_beyond_the_border_pixel(align_corners):
+    # pytorch 23925
+    values, slopes = row_sampled(
+        ROW, [-7, -0.3, 0, 4, 4.2, 11], padding_mode="border", align_corners=align_corners
+    )
+    assert values.tolist() == [2, 2, 2, 3, 3, 3]
+    assert (slopes == 0).all()
+
+
+def test_reflection_turns_the_slope_round_at_the_centre_of_the_border_pixel():
+    x = [-1.25, -0.25, 0, 0.25, 3.75, 4, 4.25, 8.25]
+    values, slopes = row_sampled(ROW, x, padding_mode="reflection")
+    assert values.tolist() == pytest.approx([3.5, 2.75, 2, 2.75, 3.25, 3, 3.25, 2.75])
+    assert slopes.tolist() == pytest.approx([6, -3, 3, 3, -1, 1, 1, 3])
+
+
+def test_reflection_at_the_edge_of_the_border_pixel():
+    """Without align_corners the border pixel comes twice; between the two it is flat."""
+    x = [-1.25, -0.75, -0.25, 4.25, 4.75, 5.25]
+    values, slopes = row_sampled(ROW, x, padding_mode="reflection", align_corners=False)
+    assert values.tolist() == pytest.approx([2.75, 2, 2, 3, 3, 3.25])
+    assert slopes.tolist() == pytest.approx([-3, 0, 0, 0, 0, 1])
+
+
+@both_conventions
+def test_the_integer_kernel_rounds_half_up(align_corners):
+    """floor(x + 0.5), Eq. (4), and its slope is 0, not missing."""
+    values, slopes = row_sampled(
+        ROW, [0.25, 0.5, 1.25, 1.5, 2.5, 3.75], mode="nearest", align_corners=align_corners
+    )
+    assert values.tolist() == [2, 5, 5, -1, 4, 3]
+    assert (slopes == 0).all()
+
+
+@both_conventions
+@pytest.mark.parametrize("m", range(4))
+def test_a_step_to_the_right_is_what_the_slope_says(m, align_corners):
+    """Bilinear sampling is straight between pixels, so that even a long step tells the slope."""
+    (here, there), (slope, _) = row_sampled(ROW, [m, m + 0.5], align_corners=align_corners)
+    assert (there - here) / 0.5 == pytest.approx(slope)
+
+
+# --- identity and shifts ------------------------------------------------------------------------
+
+
+@both_conventions
+@pytest.mark.parametrize("axis", [2, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_regular_grid_sees_every_pixel_and_its_right_hand_slope(
+    rng, axis, align_corners, dtype
+):
+    # pytorch 81868, Lasagne 444
+    for n in range(2, 129):
+        shape = (1, 1, n, 3) if axis == 2 else (1, 1, 3, n)
+        u = rng.uniform(size=shape).astype(dtype)
+        points = regular_grid(shape[2:], align_corners)[:2].T.reshape(1, *shape[2:], 2)
+        grid = Tensor(points.astype(dtype), requires_grad=True)
+        v = spatial.grid_sample(u, grid, align_corners=align_corners)
+        v.sum().backward()
+        np.testing.assert_allclose(v.numpy(), u, atol=1e-6, strict=True)
+        slope = np.diff(u, axis=axis, append=0) * ((n - 1) if align_corners else n) / 2
+        found = grid.grad[..., 3 - axis]
+        np.testing.assert_allclose(found, slope[:, 0], atol=1e-4, err_msg=f"{n} pixels")
+
+
+def test_theta_moves_the_window_not_the_picture():
+    # STN.keras 4
+    row = np.arange(5.0).reshape(1, 1, 1, 5)
+    theta = np.array([[[1.0, 0, 0.5], [0, 1, 0]]])
+    v = spatial.grid_sample(row, spatial.affine_grid(theta, row.shape))
+    assert v.numpy().ravel().tolist() == [1, 2, 3, 4, 0]
+
+
+@pytest.mark.parametrize("c", [-0.42, 2.0])
+def test_padded_with_a_constant(rng, c):
+    # pytorch/tutorials 1117: a background other than 0
+    u = rng.normal(size=(2, 1, 3, 4))
+    grid = generic_grid(rng, 2, (3, 4), (5, 6), True)
+    v = spatial.grid_sample(u - c, grid).numpy() + c
+    wide = np.pad(u, ((0, 0), (0, 0), (9, 9), (9, 9)), constant_values=c)
+    scale = np.array([3 / 21, 2 / 20])  # the same pixels in the wider image
+    expected = spatial.grid_sample(wide, grid * scale, padding_mode="border").numpy()
+    np.testing.assert_allclose(v, expected, atol=1e-10)
+
+
+# --- far away, and no number at all -------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("x", [1e20, -1e20, 3e38, -3e38, np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@every_mode
+@every_padding
+@both_conventions
+def test_far_away_is_padding_without_slope(x, axis, dtype, mode, padding_mode, align_corners):
+    # pytorch 24823, 51911, 42616
+    u = Tensor(np.arange(1.0, 13).reshape(1, 1, 3, 4).astype(dtype), requires_grad=True)
+    point = np.zeros((1, 1, 2, 2), dtype)
+    point[0, 0, 0, axis] = x
+    grid = Tensor(point, requires_grad=True)
+    v = spatial.grid_sample(u, grid, mode, padding_mode, align_corners)
+    near = spatial.grid_sample(u, Tensor(point[:, :, 1:]), mode, padding_mode, align_corners)
+    v.sum().backward()
+    assert v.numpy()[..., 1] == near.numpy()[..., 0]
+    assert (grid.grad[0, 0, 0, axis]) == 0
+    assert np.isfinite(u.grad).all() and np.isfinite(grid.grad).all()
+    if padding_mode == "zeros":
+        assert v.numpy()[..., 0] == 0
+        assert (grid.grad[0, 0, 0] == 0).all()
+        assert u.grad.sum() == pytest.approx(1)  # of the other point alone
+    if padding_mode == "border":
+        clamped = point.copy()
+        clamped[0, 0, 0, axis] = 1 if x > 0 else -1  # what is no number, pixel 0
+        edge = spatial.grid_sample(u, Tensor(clamped), mode, padding_mode, True).numpy()
+        if align_corners:
+            assert v.numpy()[..., 0] == edge[..., 0]
+    if padding_mode == "reflection":
+        assert 1 <= v.numpy()[..., 0] <= 12
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("x", [1e20, 3e38, np.inf, -np.inf, np.nan])
+@every_padding
+@both_conventions
+def test_far_from_a_single_pixel(x, padding_mode, align_corners):
+    grid = Tensor(np.array([[[[x, 0.0]]]], dtype="float32"), requires_grad=True)
+    u = np.full((1, 1, 1, 1), 7, dtype="float32")
+    v = spatial.grid_sample(u, grid, "bilinear", padding_mode, align_corners)
+    v.backward(np.ones((1, 1, 1, 1)))
+    assert v.item() in ((0, 7) if padding_mode == "zeros" else (7,))
+    assert (grid.grad == 0).all()
+
+
+@pytest.mark.parametrize("padding_mode", ["border", "reflection"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@every_mode
+@both_conventions
+def test_what_is_no_number_is_pixel_0(padding_mode, dtype, mode, align_corners):
+    u = np.arange(1.0, 13, dtype=dtype).reshape(1, 1, 3, 4)
+    grid = Tensor(np.full((1, 1, 1, 2), np.nan, dtype), requires_grad=True)
+    v = spatial.grid_sample(u, grid, mode, padding_mode, align_corners)
+    v.sum().backward()
+    assert v.item() == 1
+    assert (grid.grad == 0).all()
+
+
+# --- what is computed, and for whom -------------------------------------------------------------
+
+
+@every_mode
+@every_padding
+def test_one_image_under_many_grids(rng, mode, padding_mode):
+    # pytorch 71415: no copies are needed, and the gradient adds up
+    u = rng.normal(size=(1, 2, 3, 5))
+    grid = generic_grid(rng, 4, (3, 5), (2, 6), True)
+    one = Tensor(u, requires_grad=True)
+    many = Tensor(np.tile(u, (4, 1, 1, 1)), requires_grad=True)
+    v = spatial.grid_sample(one, grid, mode, padding_mode)
+    expected = spatial.grid_sample(many, grid, mode, padding_mode)
+    g = rng.normal(size=v.shape)
+    v.backward(g)
+    expected.backward(g)
+    np.testing.assert_allclose(v.numpy(), expected.numpy(), strict=True)
+    np.testing.assert_allclose(one.grad, many.grad.sum(axis=0, keepdims=True), atol=1e-12)
+
+
+@pytest.mark.parametrize("wanted", [(True, False), (False, True)])
+def test_only_the_wanted_gradient_is_computed(rng, monkeypatch, wanted):
+    # pytorch 64977, 71415: an image that is data costs no scatter
+    called = []
+    plain = GridSample.taps
+    monkeypatch.setattr(GridSample, "taps", lambda node: called.append(1) or plain(node))
+    u = Tensor(rng.normal(size=(1, 1, 3, 4)), requires_grad=wanted[0])
+    grid = Tensor(rng.uniform(-1, 1, (1, 2, 5, 2)), requires_grad=wanted[1])
+    v = spatial.grid_sample(u, grid)
+    given = v.grad_fn.backward(np.ones(v.shape))
+    assert tuple(g is not None for g in given) == wanted
+    assert bool(called) == wanted[0]
+
+
+def test_no_slope_is_computed_for_a_grid_that_wants_none(leaf, rng):
+    u, points = leaf(1, 1, 3, 3), rng.uniform(-1, 1, (1, 2, 2, 2))
+    assert spatial.grid_sample(u, points).grad_fn.slopes == []
+    wanted = spatial.grid_sample(u, Tensor(points, requires_grad=True))
+    assert len(wanted.grad_fn.slopes) == 2
+
+
+def test_without_gradients_there_is_no_history(leaf):
+    with no_grad():
+        assert spatial.grid_sample(leaf(1, 1, 3, 4), leaf(1, 2, 2, 2)).grad_fn is None
+
+
+shapes = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))
+
+
+@given(
+    shape=shapes,
+    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    mode=st.sampled_from(MODES),
+    padding_mode=st.sampled_from(PADDINGS),
+    align_corners=st.booleans(),
+    pixels=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_sampling_is_linear_in_U_and_backward_is_its_adjoint(
+    shape, size, mode, padding_mode, align_corners, pixels, seed
+):
+    """<A u, g> = <u, A^T g> at all points, kinks too; Eq. (6) is the transpose of Eq. (3)."""
+    rng = np.random.default_rng(seed)
+    grid = rng.uniform(-2, 2, (shape[0], *size, 2))
+    if pixels:
+        grid = np.round(4 * grid) / 4
+    u, other = (Tensor(rng.normal(size=shape), requires_grad=True) for _ in range(2))
+
+    def sample(x):
+        return spatial.grid_sample(x, grid, mode, padding_mode, align_corners)
+
+    v = sample(u)
+    combined = sample(Tensor(2 * u.data - 3 * other.data))
+    np.testing.assert_allclose(combined.data, 2 * v.data - 3 * sample(other).data, atol=1e-10)
+    g = rng.normal(size=v.shape)
+    (adjoint,) = minist.grad(v, [u], g)
+    np.testing.assert_allclose((v.data * g).sum(), (u.data * adjoint).sum(), atol=1e-10)
+
+
+@given(
+    shape=shapes,
+    padding_mode=st.sampled_from(["border", "reflection"]),
+    mode=st.sampled_from(MODES),
+    align_corners=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_constant_image_stays_constant(shape, padding_mode, mode, align_corners, seed):
+    """Where there is no outside, the weights of every point sum to 1."""
+    rng = np.random.default_rng(seed)
+    grid = rng.uniform(-9, 9, (shape[0], 3, 4, 2))
+    v = spatial.grid_sample(np.full(shape, 3.0), grid, mode, padding_mode, align_corners)
+    np.testing.assert_allclose(v.numpy(), 3, atol=1e-12)
+
+
+@given(seed=st.integers(0, 2**32 - 1), align_corners=st.booleans())
+def test_on_a_ramp_composed_grids_are_composed_warps(seed, align_corners):
+    """Bilinear sampling of x and y gives the coordinates back, inside of the image."""
+    rng = np.random.default_rng(seed)
+    first, second = (
+        np.concatenate([rng.uniform(-0.3, 0.3, (2, 2)), rng.uniform(-0.2, 0.2, (2, 1))], axis=1)
+        for _ in range(2)
+    )
+    square = np.vstack([second, [0, 0, 1]])
+    ramps = np.moveaxis(regular_grid((6, 9), align_corners)[:2].reshape(2, 6, 9), 0, 0)[None]
+
+    def warp(u, theta):
+        grid = spatial.affine_grid(theta[None], (1, 1, 6, 9), align_corners)
+        return spatial.grid_sample(u, grid, align_corners=align_corners)
+
+    once, twice = warp(ramps, first @ square), warp(warp(ramps, first), second)
+    np.testing.assert_allclose(once.numpy(), twice.numpy(), atol=1e-12)
+
+
+@every_mode
+@every_padding
+@pytest.mark.parametrize("shape", [(3, 2, 4, 5), (3, 2, 2, 4, 5)])
+def test_layout(rng, layout, mode, padding_mode, shape):
+    grid = generic_grid(rng, 3, shape[2:], (2, 3, 4)[: len(shape) - 2], True)
+    arrays = rng.normal(size=shape), grid
+    plain = [Tensor(a, requires_grad=True) for a in arrays]
+    others = [Tensor(layout(a), requires_grad=True) for a in arrays]
+    v = spatial.grid_sample(*plain, mode, padding_mode)
+    w = spatial.grid_sample(*others, mode, padding_mode)
+    g = rng.normal(size=v.shape)
+    v.backward(g)
+    w.backward(layout(g))
+    np.testing.assert_allclose(w.numpy(), v.numpy(), rtol=1e-12)
+    for a, b in zip(plain, others, strict=True):
+        np.testing.assert_allclose(b.grad, a.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_the_batch_stays_innermost_in_memory(rng):
+    u = Tensor(rng.normal(size=(2, 4, 5, 3)).transpose(3, 0, 1, 2), requires_grad=True)
+    theta = Tensor(np.tile([1.0, 0, 0.2, 0, 1, 0], (3, 1)), requires_grad=True)
+    v = spatial.grid_sample(u, spatial.Affine().grid(theta, (4, 5)))
+    v.backward(np.ones(v.shape))
+    assert np.moveaxis(v.numpy(), 0, -1).flags.c_contiguous
+    assert np.moveaxis(u.grad, 0, -1).flags.c_contiguous
+
+
+@every_mode
+@every_padding
+def test_float32_stays_float32(rng, mode, padding_mode):
+    u = Tensor(rng.normal(size=(2, 1, 3, 4)).astype("float32"), requires_grad=True)
+    grid = Tensor(rng.uniform(-2, 2, (2, 3, 2, 2)).astype("float32"), requires_grad=True)
+    v = spatial.grid_sample(u, grid, mode, padding_mode)
+    v.sum().backward()
+    assert {v.dtype, u.grad.dtype, grid.grad.dtype} == {np.dtype("float32")}
+
+
+def test_inputs_are_left_as_they_were(rng):
+    u, grid = rng.normal(size=(1, 1, 3, 4)), rng.uniform(-2, 2, (1, 2, 2, 2))
+    before = u.copy(), grid.copy()
+    v = spatial.grid_sample(Tensor(u, requires_grad=True), Tensor(grid, requires_grad=True))
+    g = np.ones(v.shape)
+    v.backward(g)
+    assert (u == before[0]).all() and (grid == before[1]).all() and (g == 1).all()
+
+
+def test_images_without_channels(rng):
+    v = spatial.grid_sample(
+        Tensor(np.ones((2, 0, 3, 4)), True), Tensor(np.ones((2, 2, 5, 2)), True)
+    )
+    v.backward(np.ones(v.shape))
+    assert v.shape == (2, 0, 2, 5)
+
+
+# --- a kernel of one's own ----------------------------------------------------------------------
+
+
+class Hat4(spatial.kernels.Kernel):
+    """The bilinear kernel, written with four taps of which the outer two weigh nothing."""
+
+    taps, first = 4, -1
+
+    def weights(self, t):
+        return [0 * t, 1 - t, t, 0 * t]
+
+    def slopes(self, t):
+        return [0.0, -1.0, 1.0, 0.0]
+
+
+class Quadratic(spatial.kernels.Kernel):
+    """The quadratic B-spline: smooth, three taps around the nearest pixel."""
+
+    taps, first, base_shift = 3, -1, 0.5
+
+    def weights(self, t):
+        return [(0.5 - t) ** 2 / 2, 0.75 - t**2, (0.5 + t) ** 2 / 2]
+
+    def slopes(self, t):
+        return [t - 0.5, -2 * t, t + 0.5]
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflection"])
+@pytest.mark.parametrize(("shape", "size"), [((2, 2, 3, 5), (4, 2)), ((1, 1, 3, 2, 4), (2, 1, 3))])
+def test_a_wider_kernel_that_is_bilinear(rng, padding_mode, shape, size):
+    u = rng.normal(size=shape)
+    grid = generic_grid(rng, len(u), shape[2:], size, True)
+    plain, wide = (Tensor(grid, requires_grad=True) for _ in range(2))
+    v = spatial.grid_sample(u, plain, "bilinear", padding_mode)
+    w = spatial.grid_sample(u, wide, Hat4(), padding_mode)
+    np.testing.assert_allclose(w.numpy(), v.numpy(), atol=1e-12)
+    v.sum().backward()
+    w.sum().backward()
+    np.testing.assert_allclose(wide.grad, plain.grad, atol=1e-12)
+
+
+@every_padding
+@both_conventions
+def test_a_wide_kernel_sees_the_padding(rng, padding_mode, align_corners):
+    """As if the image were that much larger."""
+    h, w, more = 2, 3, 7
+    modes = {"zeros": "constant", "border": "edge"}
+    mode = modes.get(padding_mode, "reflect" if align_corners else "symmetric")
+    u = rng.normal(size=(1, 1, h, w))
+    wide = np.pad(u, ((0, 0), (0, 0), (more, more), (more, more)), mode=mode)
+    pixels = rng.uniform([0, 0], [w - 1, h - 1], (1, 4, 5, 2))
+    grids = [
+        np.stack([normalised(pixels[..., i] + a, n + 2 * a) for i, n in enumerate((w, h))], axis=-1)
+        for a in (0, more)
+    ]
+    if not align_corners:
+        grids[0] *= np.array([(w - 1) / w, (h - 1) / h])
+    v = spatial.grid_sample(u, grids[0], Quadratic(), padding_mode, align_corners)
+    expected = spatial.grid_sample(wide, grids[1], Quadratic())
+    np.testing.assert_allclose(v.numpy(), expected.numpy(), atol=1e-12)
+
+
+@every_padding
+@both_conventions
+@pytest.mark.parametrize(("shape", "size"), [((2, 2, 3, 5), (2, 3)), ((1, 1, 3, 2, 4), (2, 1, 3))])
+def test_gradient_of_a_kernel_of_ones_own(rng, leaf, padding_mode, align_corners, shape, size):
+    grid = generic_grid(rng, shape[0], shape[2:], size, align_corners)
+    assert gradcheck(
+        lambda u, g: spatial.grid_sample(u, g, Quadratic(), padding_mode, align_corners),
+        [leaf(*shape), Tensor(grid, requires_grad=True)],
+    )
+
+
+# --- wrong input --------------------------------------------------------------------------------
+
+IMAGE, GRID = np.ones((2, 1, 3, 4)), np.zeros((2, 5, 6, 2))
+
+
+@pytest.mark.parametrize(
+    ("u", "grid", "error", "words"),
+    [
+        (IMAGE[0], GRID, ValueError, r"expected images \(N, C, H, W\) with a grid"),
+        (IMAGE, GRID[..., 0], ValueError, r"expected images \(N, C, H, W\) with a grid"),
+        (IMAGE, np.zeros((2, 5, 6, 3)), ValueError, r"expected images \(N, C, H, W\) with a grid"),
+        (IMAGE[:, :, None], GRID, ValueError, r"volumes \(N, C, D, H, W\) with a grid"),
+        (IMAGE.astype("uint8"), GRID, TypeError, "images must be floating, not uint8: use astype"),
+        (IMAGE, GRID.astype("int64"), TypeError, "grid must be floating, not int64: use astype"),
+        (IMAGE, np.zeros((3, 5, 6, 2)), ValueError, "2 images but 3 grids"),
+        (IMAGE, GRID[:1], ValueError, "2 images but 1 grids"),
+        (np.ones((2, 1, 0, 4)), GRID, ValueError, "images without pixels"),
+    ],
+)
+def test_arrays_that_do_not_fit(u, grid, error, words):
+    with pytest.raises(error, match=f"^GridSample: .*{words}"):
+        spatial.grid_sample(u, grid)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"mode": "linear"}, "mode must be one of nearest, bilinear or a Kernel, not 'linear'"),
+        ({"padding_mode": "zero"}, "padding_mode must be one of zeros, border, reflection"),
+    ],
+)
+def test_unknown_names(option, words):
+    with pytest.raises(ValueError, match=words):
+        spatial.grid_sample(IMAGE, GRID, **option)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4, 1), (2, 8, 8, 3), (1, 5, 4, 3)])
+def test_a_narrow_image_of_many_channels_is_an_image(rng, shape):
+    """No shape alone tells that channels stand last; what is known of its nets, a layer checks."""
+    u = rng.normal(size=shape)
+    grid = np.tile(regular_grid(shape[2:])[:2].T.reshape(*shape[2:], 2), (shape[0], 1, 1, 1))
+    np.testing.assert_allclose(spatial.grid_sample(u, grid).numpy(), u)

@@ -1,0 +1,352 @@
+"""Training: a step is the same however it is cut, and a run the same however it is interrupted."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import minist
+import minist.functional as F
+from minist import models, nn, optim
+from minist.datasets import MNIST, distorted, split
+from minist.experiments.distorted_mnist import run_cell
+from minist.spatial import share_outside
+from minist.training import (
+    MicroBatches,
+    Run,
+    RunError,
+    Settings,
+    evaluate,
+    load_trained,
+    training_step,
+)
+from minist.training import loop as loop_module
+from minist.training.loop import train
+
+QUICK = Settings(epochs=2, limit=320, batch_size=64, filters=4, warmup=2, seed=3)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    _, some = split(MNIST(train=False), 200)
+    return distorted(some, "R", 0)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run that nothing interrupted."""
+    run = Run(tmp_path_factory.mktemp("straight"))
+    train(QUICK, run)
+    return run
+
+
+def small_model(seed=0):
+    minist.manual_seed(seed)
+    return models.build("st-cnn", filters=4)
+
+
+# --- a step ---
+
+
+@pytest.mark.parametrize("size", [1, 7, 32, 1000])
+def test_micro_batches_add_up_to_the_batch(digits, size):
+    model = small_model()
+    images, labels = (part[:50] for part in digits)
+    F.cross_entropy(model(minist.tensor(images)), labels).backward()
+    whole = [p.grad.copy() for p in model.parameters()]
+    with MicroBatches(size, threads=2) as micro_batches:
+        report = training_step(model, images, labels, micro_batches)
+    for p, expected in zip(model.parameters(), whole, strict=True):
+        np.testing.assert_allclose(p.grad, expected, rtol=1e-3, atol=1e-6)
+    logits = model(minist.tensor(images))
+    np.testing.assert_allclose(report.loss / 50, F.cross_entropy(logits, labels).item(), rtol=1e-5)
+    assert report.errors == (logits.data.argmax(1) != labels).sum()
+
+
+def test_the_number_of_threads_changes_no_bit(digits):
+    gradients = []
+    for threads in (1, 2, 3):
+        model = nn.Sequential(small_model(), nn.Dropout(0.2))
+        with MicroBatches(16, threads) as micro_batches:
+            training_step(model, *digits, micro_batches, seed=(1, 2))
+        gradients.append([p.grad for p in model.parameters()])
+    for others in gradients[1:]:
+        for a, b in zip(gradients[0], others, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_frozen_parameter_gets_no_gradient(digits):
+    model = small_model()
+    model.classifier[0].weight.requires_grad = False
+    with MicroBatches(64) as micro_batches:
+        training_step(model, *digits, micro_batches)
+    assert model.classifier[0].weight.grad is None
+    assert model.classifier[0].bias.grad is not None
+
+
+def test_running_statistics_follow_the_order_of_micro_batches(digits):
+    images, labels = digits
+
+    def model():
+        minist.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 2, 5), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 24 * 24, 10)
+        )
+
+    cut, one_by_one = model(), model()
+    with MicroBatches(40, threads=3) as micro_batches:
+        training_step(cut, images, labels, micro_batches)
+    for i in range(0, 200, 40):
+        one_by_one(minist.tensor(images[i : i + 40]))
+    for name, array in one_by_one.state_dict().items():
+        np.testing.assert_array_equal(cut.state_dict()[name], array)
+
+
+def test_blas_gets_its_threads_back():
+    import threadpoolctl
+
+    def blas_threads():
+        libraries = threadpoolctl.threadpool_info()
+        return [x["num_threads"] for x in libraries if x["user_api"] == "blas"]
+
+    before = blas_threads()
+    with MicroBatches(8):
+        assert set(blas_threads()) == {1} or not before
+    assert blas_threads() == before
+
+
+def test_an_error_in_a_micro_batch_comes_out(digits):
+    model = small_model()
+    with MicroBatches(16) as micro_batches, pytest.raises(ValueError, match="label 10 is outside"):
+        training_step(model, digits[0], np.full(200, 10), micro_batches)
+
+
+def test_the_transformer_stays_on_its_image():
+    # keras 478, stnbhwd 22: theta zooms into an empty part of the image and never comes back.
+    data = MNIST(train=True)
+    minist.manual_seed(0)
+    model = models.build("st-cnn", filters=8)
+    optimizer = optim.Adam(model.parameters(), lr=2e-3)
+    batches = minist.datasets.batches(data, 64, "R", seed=0)
+    with MicroBatches(32) as micro_batches:
+        for _, (images, labels) in zip(range(200), batches, strict=False):
+            training_step(model, images, labels, micro_batches)
+            optimizer.step()
+        batches.close()
+        _, some = split(MNIST(train=False), 1000)
+        found = evaluate(model, distorted(some, "R", 1), micro_batches)
+    assert found["outside"] < 0.5
+    assert found["error"] < 60  # by chance 90
+    assert share_outside(minist.tensor(np.full((1, 2, 2, 2), 1.5))) == 1
+
+
+# --- a run, interrupted ---
+
+
+def test_the_same_settings_give_the_same_bytes(straight, tmp_path):
+    train(QUICK, Run(tmp_path))
+    assert Run(tmp_path).model.read_bytes() == straight.model.read_bytes()
+    train(replace(QUICK, seed=4), Run(tmp_path))
+    assert Run(tmp_path).model.read_bytes() != straight.model.read_bytes()
+
+
+def without_times(lines):
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+@pytest.mark.parametrize("at", [1, 5, 8], ids="after {} steps".format)
+def test_a_run_that_broke_off_goes_on_bit_for_bit(straight, tmp_path, monkeypatch, at):
+    # transformers 11323, pytorch-lightning 688: resume is another run
+    run, steps = Run(tmp_path), []
+
+    def break_off(*arguments):
+        steps.append(arguments)
+        if len(steps) > at:
+            raise MemoryError
+        return training_step(*arguments)
+
+    monkeypatch.setattr(loop_module, "training_step", break_off)
+    with pytest.raises(MemoryError):
+        train(QUICK, run)
+    monkeypatch.undo()
+    assert not run.model.exists()
+    train(QUICK, run, resume=True)
+    assert run.model.read_bytes() == straight.model.read_bytes()
+    assert without_times(run.lines()) == without_times(straight.lines())
+
+
+def command(folder, *more):
+    options = ["--limit", "3000", "--epochs", "4", "--filters", "4", "--out", str(folder), *more]
+    return [sys.executable, "-m", "minist", "train", *options]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_kill_and_control_c_lose_nothing(tmp_path):
+    whole, cut = Run(tmp_path / "whole"), Run(tmp_path / "cut")
+    subprocess.run(command(whole.folder), check=True, capture_output=True)
+
+    # Ctrl-C in the first epoch; then kill -9 after the next checkpoint.
+    for stop, code, awaited in (
+        (signal.SIGINT, 130, cut.config),
+        (signal.SIGKILL, -signal.SIGKILL, cut.checkpoint),
+    ):
+        before = awaited.stat().st_mtime_ns if awaited.exists() else 0
+        deadline = time.monotonic() + 60
+        with subprocess.Popen(
+            command(cut.folder, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            while not awaited.exists() or awaited.stat().st_mtime_ns == before:
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.005)
+            time.sleep(0.3)  # into the middle of an epoch, or of the data's preparation
+            process.send_signal(stop)
+        assert process.returncode == code
+        assert not cut.model.exists()
+
+    done = subprocess.run(
+        command(cut.folder, "--resume"), check=True, capture_output=True, text=True
+    )
+    assert cut.model.read_bytes() == whole.model.read_bytes()
+    assert cut.test_error() == whole.test_error()
+    assert done.stdout.splitlines()[-1].startswith("test error ")
+
+
+# --- what can be wrong with a folder ---
+
+
+@pytest.fixture
+def half_done(straight, tmp_path):
+    """A copy of a run without its last step: checkpoints, but no model."""
+    for path in straight.folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "model.safetensors").unlink()
+    return Run(tmp_path)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(straight, half_done, capsys):
+    half_done.checkpoint.write_bytes(half_done.checkpoint.read_bytes()[:1000])
+    train(QUICK, half_done, resume=True)
+    assert half_done.model.read_bytes() == straight.model.read_bytes()
+    assert "is no whole safetensors file" in capsys.readouterr().err
+
+
+def test_without_a_whole_checkpoint_it_says_so(half_done):
+    for path in (half_done.checkpoint, half_done.previous):
+        path.write_bytes(b"not a checkpoint")
+    with pytest.raises(RunError, match="without a checkpoint the run has to start again"):
+        train(QUICK, half_done, resume=True)
+
+
+def test_a_foreign_checkpoint_is_refused(half_done):
+    with pytest.raises(RunError, match=r"is of another run: .*weight has shape"):
+        train(replace(QUICK, filters=5), half_done, resume=True)
+    nn.save(small_model(), half_done.checkpoint)
+    half_done.previous.unlink()
+    with pytest.raises(RunError, match="is no checkpoint"):
+        train(QUICK, half_done, resume=True)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(half_done, monkeypatch):
+    os.replace(half_done.previous, half_done.checkpoint)
+    kept = half_done.checkpoint.read_bytes()
+
+    def nan_step(model, images, labels, *rest):
+        report = training_step(model, images, labels, *rest)
+        return replace(report, loss=report.loss * np.nan)
+
+    monkeypatch.setattr(loop_module, "training_step", nan_step)
+    with pytest.raises(RunError, match=r"the loss is nan at step 10: try a smaller --lr"):
+        train(QUICK, half_done, resume=True)
+    assert half_done.checkpoint.read_bytes() == kept
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(half_done, monkeypatch):
+    os.replace(half_done.previous, half_done.checkpoint)
+    kept = half_done.checkpoint.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="No space left on device; the last checkpoint is kept"):
+        train(QUICK, half_done, resume=True)
+    assert half_done.checkpoint.read_bytes() == kept
+    assert not list(half_done.folder.glob("*.tmp"))
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    with Run(tmp_path).locked(), pytest.raises(RunError, match="is in use by another process"):
+        run_cell(QUICK, tmp_path)
+    (tmp_path / "lock").write_text("left behind by a killed process")
+    with Run(tmp_path).locked():
+        pass
+
+
+def test_a_run_is_not_overwritten_and_a_finished_one_not_repeated(tmp_path, monkeypatch):
+    settings = replace(QUICK, epochs=1)
+    error = run_cell(settings, tmp_path)
+    assert (tmp_path / "result.png").stat().st_size > 10_000
+    with pytest.raises(RunError, match="holds a run; --resume goes on with it"):
+        run_cell(settings, tmp_path)
+    monkeypatch.setattr("minist.experiments.distorted_mnist.train", None)
+    assert run_cell(settings, tmp_path, resume=True) == error
+
+
+def test_a_trained_model_is_what_was_trained(straight):
+    model, settings, _ = load_trained(straight.folder)
+    assert replace(settings, micro_batch=None) == QUICK and settings.micro_batch == 32
+    assert not model.training and not model.classifier.training
+    np.testing.assert_array_equal(
+        model.state_dict()["classifier.0.weight"],
+        minist.files.load_arrays(straight.model)[0]["classifier.0.weight"],
+    )
+
+
+def test_a_run_that_has_not_ended_has_no_model(tmp_path):
+    with pytest.raises(RunError, match="holds no run"):
+        load_trained(tmp_path)
+    Run(tmp_path).write_config({"model": "cnn"})
+    with pytest.raises(RunError, match=r"has no model\.safetensors yet"):
+        load_trained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(RunError, match=r"config\.json is damaged"):
+        load_trained(tmp_path)
+
+
+def test_metrics_tell_of_the_training(straight):
+    lines = straight.lines()
+    assert [line["step"] for line in lines] == [5, 10]
+    for line in lines:
+        assert line["loss"] > 0 and 0 <= line["error"] <= 100 and 0 <= line["outside"] <= 1
+        assert line["images_per_second"] > 0
+    assert json.loads(straight.config.read_text())["seed"] == 3
+
+
+def test_the_error_of_held_out_digits_is_logged_every_epoch(tmp_path):
+    train(replace(QUICK, held_out=50), Run(tmp_path))
+    errors = [line["held_out_error"] for line in Run(tmp_path).lines() if "held_out_error" in line]
+    assert len(errors) == 2
+    assert all(0 <= error <= 100 for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"epochs": 0}, "epochs must be 1 or more"),
+        ({"lr": -1.0}, "lr must be 0 or more"),
+        ({"lr": float("nan")}, "lr must be 0 or more"),
+        ({"model": "resnet"}, "model must be one of fcn, cnn"),
+        ({"batchsize": 3}, "unknown setting batchsize; did you mean batch_size"),
+        ({"zzz": 3}, "unknown setting zzz; there are model"),
+    ],
+)
+def test_wrong_settings_are_named(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        Settings.of(wrong)
