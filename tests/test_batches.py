@@ -98,10 +98,15 @@ def test_an_epoch_distorts_anew(data, kind):
     assert all(not np.array_equal(*pair) for pair in zip(before, after, strict=True))
 
 
-def test_the_batches_of_an_epoch_are_distorted_differently(data):
+def test_no_batch_is_distorted_like_another(data):
     same = Images(np.repeat(data.images[:1], 6, axis=0), data.labels[:6])
-    images = np.concatenate([batch.images for batch in batches(same, 2, "R")])
-    assert len({image.tobytes() for image in images}) == 6
+    seen = {
+        image.tobytes()
+        for seed, epoch in itertools.product(range(2), range(2))
+        for batch in batches(same, 2, "R", seed, epoch)
+        for image in batch.images
+    }
+    assert len(seen) == 24
 
 
 @pytest.mark.parametrize("kind", [None, "R", "TC"])
@@ -176,17 +181,19 @@ def test_it_runs_ahead_so_far_and_no_further(ahead):
     assert len(made) <= 10 + ahead
 
 
-def test_the_next_is_made_while_the_present_one_is_used():
-    second = threading.Event()
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+def test_the_next_are_made_while_the_present_one_is_used(ahead):
+    far_enough = threading.Event()
 
     def make():
-        yield 1
-        second.set()
-        yield 2
+        for i in range(20):
+            if i == ahead:
+                far_enough.set()
+            yield i
 
-    items = prefetch(make())
-    next(items)
-    assert second.wait(timeout=60)
+    items = prefetch(make(), ahead)
+    assert next(items) == 0
+    assert far_enough.wait(timeout=60)
     items.close()
 
 

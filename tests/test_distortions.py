@@ -241,6 +241,13 @@ def test_the_patches_are_of_other_digits():
         assert {0, own} < set(inked) <= {0, own, *others}
 
 
+def test_no_patch_is_of_the_digit_itself():
+    dark, bright = np.zeros((1, 1, 28, 28)), np.ones((1, 1, 28, 28))
+    images = distort(np.concatenate([dark, bright]), "TC", generator(), 90, patches=30)
+    assert images[0].max() == 1
+    assert images[1].sum() == 28 * 28
+
+
 def test_ink_of_a_patch_covers_and_its_background_does_not():
     bright, faint = np.ones((1, 1, 28, 28)), np.full((1, 1, 28, 28), 0.5)
     images = distort(np.concatenate([bright, faint]), "TC", generator(), 28, patches=9)

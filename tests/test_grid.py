@@ -386,6 +386,12 @@ def test_affine_grid_shapes(shape, size):
         spatial.affine_grid(tensor(np.ones(shape)), size)
 
 
+@pytest.mark.parametrize("shape", [(5,), (2, 9), ()])
+def test_theta_to_pixels_of_another_width(shape):
+    with pytest.raises(ValueError, match=r"theta is \(\.\.\., 6\) or"):
+        spatial.theta_to_pixels(np.zeros(shape), (3, 4), (3, 4))
+
+
 def test_a_pixel_matrix_of_another_shape():
     with pytest.raises(ValueError, match=r"a pixel matrix is \(\.\.\., 2, 3\) or"):
         spatial.theta_from_pixels(np.eye(2), (3, 4), (3, 4))

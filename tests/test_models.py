@@ -38,6 +38,8 @@ def test_the_default_classifiers_are_equal_in_size():
     cnn, fcn = (models.build(name).num_parameters() for name in ("cnn", "fcn"))
     assert cnn == 118_810
     assert fcn == pytest.approx(cnn, rel=0.05)
+    assert models.CNN((1, 28, 28)).num_parameters() == cnn
+    assert models.FCN((1, 28, 28)).num_parameters() == fcn
 
 
 @every_network

@@ -107,7 +107,7 @@ def regular_grid(size: Size, align_corners: bool = True) -> np.ndarray:
 
 
 def floating(theta: Any) -> Tensor:
-    """theta as a tensor, lists as float32; a TypeError for whole numbers, which -1..1 is not."""
+    """theta as a tensor, lists as float32; a TypeError if it holds whole numbers."""
     theta = theta if isinstance(theta, Tensor) else tensor(theta)
     if theta.dtype.kind != "f":
         raise TypeError(f"theta must be floating, not {theta.dtype}: use astype(numpy.float32)")
@@ -337,8 +337,11 @@ def theta_to_pixels(
     """The matrix in pixels, OpenCV's, of theta: the opposite of `theta_from_pixels`.
 
     theta (..., 6) or (..., 8) gives (..., 2, 3) or (..., 3, 3), the latter with h33 = 1; float64.
+    Raises ValueError for another width.
     """
     theta = np.asarray(theta, dtype=np.float64)
+    if theta.shape[-1:] not in ((6,), (8,)):
+        raise ValueError(f"theta_to_pixels: theta is (..., 6) or (..., 8), not {theta.shape}")
     affine = theta.shape[-1] == 6
     if affine:
         theta = _square(theta.reshape(*theta.shape[:-1], 2, 3))
