@@ -87,7 +87,7 @@ def micro_batched(
 ) -> Iterator[Callable[[], None]]:
     model = models.build(name)
     optimizer = optim.SGD(model.parameters(), lr=0.01)
-    with MicroBatches(32) as micro_batches:
+    with MicroBatches(64) as micro_batches:
 
         def step() -> None:
             training_step(model, images, labels, micro_batches)

@@ -301,7 +301,7 @@ def test_a_run_is_not_overwritten_and_a_finished_one_not_repeated(tmp_path, monk
 
 def test_a_trained_model_is_what_was_trained(straight):
     model, settings, _ = load_trained(straight.folder)
-    assert replace(settings, micro_batch=None) == QUICK and settings.micro_batch == 32
+    assert replace(settings, micro_batch=None) == QUICK and 16 <= settings.micro_batch <= 64
     assert not model.training and not model.classifier.training
     np.testing.assert_array_equal(
         model.state_dict()["classifier.0.weight"],

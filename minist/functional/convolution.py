@@ -1,22 +1,30 @@
-"""Two-dimensional convolution, as one matrix product.
+"""Two-dimensional convolution, as matrix products on shifted rows.
 
 A convolution (as the field says; a mathematician's cross-correlation) gives
 
-    y[n, f, h, w] = b[f] + sum over c, i, j of  W[f, c, i, j] x[n, c, s h + d i - p, s w + d j - p]
+    y[f, h] = b[f] + sum over i, j, c of  W[f, c, i, j] x[c, s h + d i - p, s w + d j - p]
 
-with stride s, dilation d and padding p. The sum over (c, i, j) is a matrix product once the
-numbers that each output pixel looks at are written into a column ("im2col"):
+for each row h of the output, all its pixels w and all images n at once, with stride s, dilation d
+and padding p. The sum over (i, j, c) is a matrix product with the numbers that each pixel looks
+at as a column. To write all those columns out ("im2col") would copy every pixel kh kw times. It
+is enough to lower one axis: write side by side what the kernel's columns j see of each row,
 
-    y = W2 columns + b      W2 (F, K), columns (K, L),  K = C kh kw,  L = H' W' N
+    rows[h, j, c, w] = x[c, h, s w + d j - p]                      every pixel kw times
 
-so that with g = dL/dy, (F, L), the backward is two more products and the way back of the copy:
+and the matrix for row h of the output lies in `rows` ready-made, since the rows s h + d i follow
+one another in memory: with K = kh kw C,
 
-    dL/dW2 = g columns^T,   dL/db = sum of g over L,   dL/dcolumns = W2^T g,
-    dL/dx  = columns added back to the pixels they were copied from ("col2im").
+    y[h] = W2 window[h] + b         W2 (F, K), window[h] (K, W' N): a view into rows.
 
-Everything is kept with the batch innermost in memory, (C, H, W, N): a row of `columns` is then a
-few long stretches of x, and the copies run at the speed of memory. Outputs and input gradients
-come back in that order, as a transposed view, whatever the order of the input.
+Windows of neighbouring h overlap. With g = dL/dy the backward is the same three steps reversed:
+
+    dL/dW2 = sum over h of  g[h] window[h]^T,       dL/db = sum of g,
+    dL/drows: add W2^T g[h] to the window of h, for each h in turn,
+    dL/dx:    add each j of rows back to the pixels that it was copied from.
+
+Everything is kept with the batch innermost in memory, (C, H, W, N), so that all copies and sums
+run over long stretches. Outputs and input gradients come back in that order, as a transposed
+view, whatever the order of the input.
 """
 
 from __future__ import annotations
@@ -56,54 +64,91 @@ class Conv2d(Function):
         if bias is not None and bias.shape != (f,):
             raise ValueError(f"bias must be ({f},), not {bias.shape}")
 
-        self.stride, self.padding, self.dilation = stride, padding, dilation
-        self.kernel = (kh, kw)
-        self.channels, self.size_in = c, (h, w)
-        self.weight_shape = weight.shape
-        self.weight2 = weight.reshape(groups, f // groups, c_group * kh * kw)
+        xp = array_module(x)
+        self.stride, self.dilation, self.padding = stride, dilation, padding
+        self.weight_shape, self.size_in = weight.shape, (h, w)
+        self.size_out = h_out, w_out = tuple(
+            output_size(*sizes)
+            for sizes in zip((h, w), (kh, kw), stride, padding, dilation, strict=True)
+        )
+        # Filters as rows, in the order of a window: (groups, 1, F / groups, kh kw C / groups).
+        by_group = weight.reshape(groups, f // groups, c_group, kh, kw)
+        self.weight2 = by_group.transpose(0, 1, 3, 4, 2).reshape(groups, 1, f // groups, -1)
         padded = pad(x.transpose(1, 2, 3, 0), padding)
-        windows = sliding_windows(padded, self.kernel, stride, dilation)
-        self.size_out = windows.shape[3:5]
-        columns = array_module(x).ascontiguousarray(windows)
-        columns = columns.reshape(groups, c_group * kh * kw, -1)
+        rows = xp.ascontiguousarray(self.shifted(padded, groups))
+        self.rows_shape = rows.shape
         if self.needs_grad[1]:
-            self.columns = columns
-
-        y = self.weight2 @ columns
-        y = y.reshape(f, -1)
+            self.rows = rows
+        y = xp.empty((groups, f // groups, h_out, w_out * n), dtype=x.dtype)
+        xp.matmul(self.weight2, self.windows(rows), out=y.swapaxes(1, 2))
+        y = y.reshape(f, h_out * w_out * n)
         if bias is not None:
             y += bias[:, None]
-        return y.reshape(f, *self.size_out, n).transpose(3, 0, 1, 2)
+        return y.reshape(f, h_out, w_out, n).transpose(3, 0, 1, 2)
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
-        xp = array_module(grad)
-        n, f = grad.shape[:2]
-        grad = xp.ascontiguousarray(grad.transpose(1, 2, 3, 0))
-        g = grad.reshape(self.weight2.shape[0], self.weight2.shape[1], -1)
+        n, f, h_out, w_out = grad.shape
+        groups = len(self.weight2)
+        grad = array_module(grad).ascontiguousarray(grad.transpose(1, 2, 3, 0))
+        g = grad.reshape(groups, f // groups, h_out, w_out * n)
         grad_x = grad_weight = grad_bias = None
         if self.needs_grad[0]:
-            columns = self.weight2.swapaxes(1, 2) @ g
-            columns = columns.reshape(self.channels, *self.kernel, *self.size_out, n)
-            grad_x = self.add_back(columns).transpose(3, 0, 1, 2)
+            grad_x = self.add_back(self.grad_rows(g)).transpose(3, 0, 1, 2)
         if self.needs_grad[1]:
-            # (columns g^T)^T: BLAS is quicker at the tall product than at the wide one.
-            grad_weight = (self.columns @ g.swapaxes(1, 2)).swapaxes(1, 2)
-            grad_weight = grad_weight.reshape(self.weight_shape)
+            # window g^T, not its transpose g window^T: BLAS is quicker at the tall product.
+            by_row = self.windows(self.rows) @ g.transpose(0, 2, 3, 1)
+            _, c_group, kh, kw = self.weight_shape
+            by_group = by_row.sum(axis=1).reshape(groups, kh, kw, c_group, f // groups)
+            grad_weight = by_group.transpose(0, 4, 3, 1, 2).reshape(self.weight_shape)
         if self.needs_grad[2]:
-            grad_bias = grad.reshape(f, -1).sum(axis=1)
+            grad_bias = g.reshape(f, h_out * w_out * n).sum(axis=1)
         return grad_x, grad_weight, grad_bias
 
-    def add_back(self, columns: Array) -> Array:
-        """The adjoint of pad and sliding_windows: (C, kh, kw, H', W', N) to (C, H, W, N)."""
-        c, kh, kw, h_out, w_out, n = columns.shape
+    def shifted(self, padded: Array, groups: int) -> Array:
+        """(C, H, W, N) as a view (groups, H, kw, C / groups, W', N): rows[h, j, c, w]."""
+        c, h, _, n = padded.shape
+        sc, sh, sw, sn = padded.strides
+        shape = (groups, h, self.weight_shape[3], c // groups, self.size_out[1], n)
+        strides = (c // groups * sc, sh, self.dilation[1] * sw, sc, self.stride[1] * sw, sn)
+        return array_module(padded).lib.stride_tricks.as_strided(padded, shape, strides)
+
+    def windows(self, rows: Array) -> Array:
+        """The window of each row of the output: (groups, H', K, W' N).
+
+        A view, unless a dilation leaves rows out.
+        """
+        groups, height, kw, c, w_out, n = rows.shape
+        kh, h_out = self.weight_shape[2], self.size_out[0]
+        by_row = rows.reshape(groups, height, kw * c, w_out * n)
+        sg, sh, sk, sn = by_row.strides
+        windows = array_module(rows).lib.stride_tricks.as_strided(
+            by_row,
+            (groups, h_out, kh, kw * c, w_out * n),
+            (sg, self.stride[0] * sh, self.dilation[0] * sh, sk, sn),
+        )
+        return windows.reshape(groups, h_out, kh * kw * c, w_out * n)
+
+    def grad_rows(self, g: Array) -> Array:
+        """dL/drows: for each row of the output, W2^T g[h] added to its window."""
+        groups, height, kw, c, w_out, n = self.rows_shape
+        kh = self.weight_shape[2]
+        grad_rows = array_module(g).zeros((groups, height, kw * c, w_out * n), dtype=g.dtype)
+        weight2_t = self.weight2[:, 0].swapaxes(1, 2)
+        for i in range(self.size_out[0]):
+            columns = weight2_t @ g[:, :, i]
+            window = strided(self.stride[0] * i, kh, self.dilation[0])
+            grad_rows[:, window] += columns.reshape(groups, kh, kw * c, w_out * n)
+        return grad_rows.reshape(self.rows_shape)
+
+    def add_back(self, rows: Array) -> Array:
+        """The adjoint of pad and shifted: (groups, H, kw, C / groups, W', N) to (C, H, W, N)."""
+        groups, height, kw, c, w_out, n = rows.shape
         (h, w), (ph, pw) = self.size_in, self.padding
-        padded = array_module(columns).zeros((c, h + 2 * ph, w + 2 * pw, n), dtype=columns.dtype)
-        for i in range(kh):
-            rows = strided(i * self.dilation[0], h_out, self.stride[0])
-            for j in range(kw):
-                cols = strided(j * self.dilation[1], w_out, self.stride[1])
-                padded[:, rows, cols] += columns[:, i, j]
-        return padded[:, ph : ph + h, pw : pw + w]
+        padded = array_module(rows).zeros((groups, c, height, w + 2 * pw, n), dtype=rows.dtype)
+        for j in range(kw):
+            columns = strided(j * self.dilation[1], w_out, self.stride[1])
+            padded[:, :, :, columns] += rows[:, :, j].swapaxes(1, 2)
+        return padded.reshape(groups * c, *padded.shape[2:])[:, ph : ph + h, pw : pw + w]
 
 
 def strided(start: int, count: int, step: int) -> slice:
@@ -122,22 +167,14 @@ def pad(x: Array, padding: tuple[int, int]) -> Array:
     return padded
 
 
-def sliding_windows(
-    x: Array, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> Array:
-    """Every window of (C, H, W, N) as a view: (C, kh, kw, H', W', N)."""
-    c, h, w, n = x.shape
-    h_out = (h - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    w_out = (w - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-    if h_out < 1 or w_out < 1:
-        reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
-        raise ValueError(f"a window of {reach} does not fit into the padded image, {(h, w)}")
-    sc, sh, sw, sn = x.strides
-    return array_module(x).lib.stride_tricks.as_strided(
-        x,
-        (c, *kernel, h_out, w_out, n),
-        (sc, sh * dilation[0], sw * dilation[1], sh * stride[0], sw * stride[1], sn),
-    )
+def output_size(n: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Pixels of the output along an axis."""
+    reach = dilation * (kernel - 1) + 1
+    if n + 2 * padding < reach:
+        raise ValueError(
+            f"a kernel that reaches over {reach} pixels does not fit into {n} and padding {padding}"
+        )
+    return (n + 2 * padding - reach) // stride + 1
 
 
 def check_images(x: Array) -> None:

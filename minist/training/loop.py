@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import threading
@@ -222,10 +223,17 @@ def build(settings: Settings) -> nn.Module:
 
 
 def with_micro_batch(settings: Settings) -> Settings:
-    """The settings with the size of a micro-batch decided."""
+    """The settings with the size of a micro-batch decided.
+
+    One for each core, so that all have work; not above 64 images, whose numbers a cache still
+    holds, nor below 16, where calling an operation costs more than doing it. The machine's cores
+    count, not the threads in use, on which the result must not depend.
+    """
     if settings.micro_batch is not None:
         return settings
-    size = 32 if settings.device == "cpu" else settings.batch_size
+    size = settings.batch_size
+    if settings.device == "cpu":
+        size = min(max(math.ceil(size / (os.cpu_count() or 1)), 16), 64)
     return replace(settings, micro_batch=size)
 
 
