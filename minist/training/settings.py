@@ -41,7 +41,7 @@ class Settings:
     batch_size: int = setting(128, "images a step")
     lr: float = setting(3e-3, "Adam's learning rate at its highest")
     localisation_lr: float = setting(
-        0.5, "times lr, for localisation nets: learning too fast, they drift off the image"
+        2.0, "times lr, for localisation nets; if they drift off the image, take less"
     )
     warmup: int = setting(200, "steps over which the rate rises; then it falls along a cosine")
     weight_decay: float = setting(0.0, "times the weights, added to their gradients")
