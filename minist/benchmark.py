@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from . import functional as F
 from . import models, nn, optim
@@ -106,7 +106,8 @@ def own_loop(name: str, images: np.ndarray, labels: np.ndarray) -> Iterator[Call
         F.cross_entropy(model(Tensor(images)), labels).backward()
         optimizer.step()
 
-    yield step
+    with threadpool_limits(num_threads(), "blas"):
+        yield step
 
 
 @contextmanager

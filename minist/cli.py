@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (RunError, ValueError, FileNotFoundError, RuntimeError) as error:
+    except (RunError, ValueError, OSError, RuntimeError) as error:
         print(f"minist: {error}", file=sys.stderr)
         return 1
     return 0
@@ -92,7 +92,6 @@ def parser() -> argparse.ArgumentParser:
 
 def add_setting(to: argparse.ArgumentParser, setting: Any) -> None:
     """An option made of a field of Settings. Left out, it does not appear in the result."""
-    assert setting.default is not MISSING
     kind = {"int": int, "float": float, "str": str}[setting.type.removesuffix(" | None")]
     default = "" if setting.default is None else f" (default: {setting.default})"
     to.add_argument(
@@ -113,25 +112,29 @@ def train_command(options: argparse.Namespace) -> None:
     if options.resume:
         if options.out is None:
             raise RunError("--resume needs the folder of the run: --out FOLDER")
-        settings = settings_of(Run(options.out), asked, settings)
+        run = Run(options.out)
+        if run.exists():
+            settings = settings_of(run, asked)
+        else:
+            print(f"no run in {options.out} yet: a new one begins", file=sys.stderr)
     out = options.out or new_folder(settings)
     error = distorted_mnist.run_cell(settings, out, options.resume)
     print(f"picture {out / distorted_mnist.PICTURE}")
     print(f"test error {error:.2f} %")
 
 
-def settings_of(run: Run, asked: dict[str, Any], fresh: Settings) -> Settings:
+def settings_of(run: Run, asked: dict[str, Any]) -> Settings:
     """The settings that a run was begun with; RunError if others are asked for now."""
-    if not run.exists():
-        return fresh
-    begun = run.read_config()
+    begun = run.settings()
     for name, value in asked.items():
-        if begun.get(name) != value:
+        before = getattr(begun, name)
+        value = str(Path(value).resolve()) if name == "data" else value
+        if before != value:
             raise RunError(
-                f"{run.folder} was begun with {name} = {begun.get(name)}, not {value}; a resumed "
-                "run keeps its settings"
+                f"{run.folder} was begun with {name} = {before}, not {value}; a resumed run keeps "
+                "its settings"
             )
-    return Settings.of(begun)
+    return begun
 
 
 def new_folder(settings: Settings) -> Path:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_show_draws_other_digits(trained, capsys):
     assert minist("show", trained, "--first", 100, "--digits", 3) == 0
     assert (trained / "result.png").read_bytes() != before
     assert minist("show", trained, "--first", 10_000) == 1
-    assert "there are 10000 test digits" in capsys.readouterr().err
+    assert "there are 10000" in capsys.readouterr().err
 
 
 def test_info_of_a_run_and_of_the_machine(trained, capsys):
@@ -104,7 +105,6 @@ def test_wrong_usage_is_exit_2(wrong, capsys):
 
 
 def test_cuda_without_cupy_says_what_to_install(tmp_path, capsys):
-    pytest.importorskip("numpy")
     try:
         import cupy  # noqa: F401
     except ImportError:
@@ -127,7 +127,7 @@ def test_resume_starts_where_there_is_nothing_yet(tmp_path, capsys):
 def test_new_runs_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("st-cnn-affine-R", "st-cnn-affine-R-2", "st-cnn-affine-R-3"):
-        assert str(cli.new_folder(Settings())) == f"runs/{name}"
+        assert cli.new_folder(Settings()) == Path("runs", name)
         (tmp_path / "runs" / name).mkdir(parents=True)
 
 

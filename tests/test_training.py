@@ -262,7 +262,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(half_don
         return replace(report, loss=report.loss * np.nan)
 
     monkeypatch.setattr(loop_module, "training_step", nan_step)
-    with pytest.raises(RunError, match=r"the loss is nan at step 10: try a smaller --lr"):
+    with pytest.raises(
+        RunError, match=r"the loss is nan at step 10: start a new run with a smaller --lr"
+    ):
         train(QUICK, half_done, resume=True)
     assert half_done.checkpoint.read_bytes() == kept
 
@@ -275,7 +277,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(half_done, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match="No space left on device; the last checkpoint is kept"):
+    with pytest.raises(
+        RunError, match="No space left on device; --resume goes on from the last checkpoint"
+    ):
         train(QUICK, half_done, resume=True)
     assert half_done.checkpoint.read_bytes() == kept
     assert not list(half_done.folder.glob("*.tmp"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .. import plotting
@@ -12,6 +13,7 @@ from ..training import (
     RunError,
     Settings,
     evaluate,
+    explained,
     load_test_set,
     load_trained,
     train,
@@ -70,25 +72,26 @@ def draw(folder: str | Path, digits: int = 8, first: int = 0) -> Path:
     """
     model, settings, run = load_trained(folder)
     test_set = load_test_set(settings)
-    if not 0 <= first <= len(test_set.labels) - digits:
-        raise RunError(f"there are {len(test_set.labels)} test digits; none from {first} on")
-    chosen = slice(first, first + digits)
-    images, labels = test_set.images[chosen], test_set.labels[chosen]
+    if digits < 1 or first < 0 or first + digits > len(test_set.labels):
+        raise RunError(
+            f"cannot draw {digits} digits from number {first} on: there are {len(test_set.labels)}"
+        )
+    images, labels = (part[first : first + digits] for part in test_set)
     predicted = model(Tensor(images)).data.argmax(axis=1)
-    stages = [
-        (st.grid.data, st.transformation.outline(st.theta, images.shape[2:]))
-        for st in transformers(model)[:1]
-    ]
-    outputs = [model.transformer(Tensor(images)).data] if stages else []
+    st = next(iter(transformers(model)), None)
+    error = run.test_error()
     figure = plotting.result(
         images,
         labels,
         predicted,
-        grid=stages[0][0] if stages else None,
-        outputs=outputs[0] if outputs else None,
+        grid=None if st is None else st.grid,
+        outputs=None if st is None else st(Tensor(images)),
         curve=run.lines(),
-        title=f"{settings.name}: test error {run.test_error() or test(run)['error']:.2f} %",
+        title=f"{settings.name}: test error {test(run)['error'] if error is None else error:.2f} %",
     )
     path = run.folder / PICTURE
-    figure.savefig(path)
+    scratch = path.with_suffix(".tmp.png")
+    with explained(path):
+        figure.savefig(scratch)
+        os.replace(scratch, path)
     return path

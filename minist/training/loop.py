@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .. import backend, models, nn, optim
 from ..datasets import MNIST, Images, batches, distorted, split
-from .run import Checkpoint, Run, RunError
+from .run import Checkpoint, Run, RunError, explained
 from .settings import Settings
 from .step import MicroBatches, Report, evaluation_step, training_step, transformers
 
@@ -25,13 +25,11 @@ STEPS_A_LINE = 50  # of metrics.jsonl
 TEST_SEED = 2015  # distorts the test digits: the same for every run, so that runs compare
 
 
-def train(
-    settings: Settings, run: Run, resume: bool = False, quiet: bool | None = None
-) -> nn.Module:
+def train(settings: Settings, run: Run, resume: bool = False) -> nn.Module:
     """Train a model as `settings` say and leave it in the run's folder.
 
-    The same settings give the same weights, bit for bit, on one machine: whatever the number of
-    threads, and however often the run was interrupted and resumed.
+    The same settings give the same weights, bit for bit, on one CPU: whatever the number of
+    threads, and however often the run was interrupted and resumed. (A GPU adds in no fixed order.)
 
     Parameters
     ----------
@@ -40,8 +38,6 @@ def train(
         Its folder; nobody else's (see `Run.locked`).
     resume : bool
         Go on from its last checkpoint, if there is one.
-    quiet : bool, optional
-        No progress bar; by default where standard error is not a terminal.
 
     Raises
     ------
@@ -51,20 +47,20 @@ def train(
     KeyboardInterrupt
         After a checkpoint of the present step has been written.
     """
-    settings = with_micro_batch(settings)
-    run.write_config(asdict(settings))
+    settings = settled(settings)
     training_set, held_out_set = load_training_set(settings)
     steps_an_epoch = math.ceil(len(training_set.labels) / settings.batch_size)
     steps = settings.epochs * steps_an_epoch
     state = State.start(settings, steps)
     if resume:
         state.resume(run)
+    run.write_config(asdict(settings))
     bar = tqdm(
         total=settings.epochs * len(training_set.labels),
         initial=min(state.step * settings.batch_size, settings.epochs * len(training_set.labels)),
         unit=" images",
         unit_scale=True,
-        disable=(not sys.stderr.isatty()) if quiet is None else quiet,
+        disable=None,  # where standard error is not a terminal
     )
     meter = Meter()
     with bar, MicroBatches(settings.micro_batch) as micro_batches, Interrupt() as interrupt:
@@ -79,19 +75,20 @@ def train(
                 meter.add(report, len(labels))
                 bar.update(len(labels))
                 if state.step % STEPS_A_LINE == 0 or interrupt.came:
-                    # On a GPU the only place in the epoch that waits for the card.
                     show(bar, meter.log(run, state, epoch))
                 if interrupt.came:
                     break
             if meter.images:
                 show(bar, meter.log(run, state, epoch))
-            if settings.held_out and not interrupt.came:
+            if settings.held_out and state.step % steps_an_epoch == 0:
                 found = evaluate(state.model, held_out_set, micro_batches)
                 run.log(epoch=epoch + 1, step=state.step, held_out_error=found["error"])
             run.save(state.checkpoint())
+            meter.start()
             if interrupt.came:
                 raise KeyboardInterrupt
-    nn.save(state.model, run.model)
+    with explained(run.model):
+        nn.save(state.model, run.model)
     return state.model
 
 
@@ -123,6 +120,13 @@ class State:
         self.step += 1
 
     def checkpoint(self) -> Checkpoint:
+        """What `resume` needs. Raises RunError where a weight is not a finite number."""
+        for name, parameter in self.model.named_parameters():
+            if not backend.array_module(parameter.data).isfinite(parameter.data).all():
+                raise RunError(
+                    f"{name} is no longer finite at step {self.step}: start a new run with a "
+                    "smaller --lr; checkpoints from before are kept"
+                )
         optimizer = self.optimizer.state_dict()
         arrays = {f"model.{name}": array for name, array in self.model.state_dict().items()}
         arrays |= {f"optimizer.{name}": array for name, array in optimizer.pop("arrays").items()}
@@ -131,7 +135,7 @@ class State:
 
     def resume(self, run: Run) -> None:
         """Take over the run's last checkpoint, if there is one."""
-        checkpoint, warning = run.load()
+        checkpoint, warning = run.go_back()
         if warning:
             print(warning, file=sys.stderr)
         if checkpoint is None:
@@ -178,8 +182,8 @@ class Meter:
         }
         if not math.isfinite(line["loss"]):
             raise RunError(
-                f"the loss is {line['loss']} at step {state.step}: try a smaller --lr; the last "
-                "good checkpoint is kept"
+                f"the loss is {line['loss']} at step {state.step}: start a new run with a smaller "
+                "--lr; checkpoints from before are kept"
             )
         run.log(**line)
         self.start()
@@ -222,19 +226,21 @@ def build(settings: Settings) -> nn.Module:
     return model.to(settings.device)
 
 
-def with_micro_batch(settings: Settings) -> Settings:
-    """The settings with the size of a micro-batch decided.
+def settled(settings: Settings) -> Settings:
+    """The settings with all decided that is left open: the digits' folder and the micro-batch.
 
-    One for each core, so that all have work; not above 64 images, whose numbers a cache still
-    holds, nor below 16, where calling an operation costs more than doing it. The machine's cores
-    count, not the threads in use, on which the result must not depend.
+    One micro-batch for each core, so that all have work; not above 64 images, whose numbers a
+    cache still holds, nor below 16, where calling an operation costs more than doing it. The
+    machine's cores count, not the threads in use, on which the result must not depend.
     """
-    if settings.micro_batch is not None:
-        return settings
-    size = settings.batch_size
-    if settings.device == "cpu":
-        size = min(max(math.ceil(size / (os.cpu_count() or 1)), 16), 64)
-    return replace(settings, micro_batch=size)
+    folder = settings.data or os.environ.get("MINIST_DATA")
+    size = settings.micro_batch
+    if size is None and settings.device == "cuda":
+        size = settings.batch_size
+    elif size is None:
+        size = min(max(math.ceil(settings.batch_size / (os.cpu_count() or 1)), 16), 64)
+    data = str(Path(folder).resolve()) if folder else None
+    return replace(settings, micro_batch=size, data=data)
 
 
 def load_training_set(settings: Settings) -> tuple[Images, Images]:
@@ -262,10 +268,13 @@ def on_device(data: Images, settings: Settings) -> Images:
 
 def evaluate(model: nn.Module, data: Images, micro_batches: MicroBatches) -> dict[str, float]:
     """Mean loss, error in per cent and share of points outside, over a whole set."""
+    was_training = model.training
     model.eval()
+    try:
+        report = evaluation_step(model, data.images, data.labels, micro_batches)
+    finally:
+        model.train(was_training)
     n = len(data.labels)
-    report = evaluation_step(model, data.images, data.labels, micro_batches)
-    model.train()
     return {
         "loss": float(report.loss) / n,
         "error": 100 * float(report.errors) / n,
@@ -274,12 +283,12 @@ def evaluate(model: nn.Module, data: Images, micro_batches: MicroBatches) -> dic
 
 
 def load_trained(folder: str | Path) -> tuple[nn.Module, Settings, Run]:
-    """The model that a run has left, in evaluation mode, and its settings.
+    """The model that a run has left, on the CPU and in evaluation mode, and its settings.
 
     Raises RunError if the run has not ended or its files are damaged.
     """
     run = Run(folder)
-    settings = Settings.of(run.read_config())
+    settings = replace(run.settings(), device="cpu")
     model = build(settings)
     try:
         nn.load(model, run.model)

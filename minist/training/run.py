@@ -6,7 +6,8 @@
     checkpoint.previous.safetensors   the one before, should that one ever be damaged
     model.safetensors                 the weights, when training has ended
 
-Every file is written beside its place and renamed, so a kill at any moment leaves whole files.
+Weights and settings are written beside their place and renamed, so a kill at any moment leaves
+whole files; the log is appended to, and cut back to the checkpoint when a run goes on.
 Random numbers need no saving: they follow from the seed and the number of the step.
 """
 
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..files import load_arrays, save_arrays
+from .settings import Settings
 
 try:
     import fcntl
@@ -72,7 +74,7 @@ class Run:
             if fcntl is not None:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
+                except BlockingIOError:
                     raise RunError(
                         f"{self.folder} is in use by another process; choose another --out"
                     ) from None
@@ -82,12 +84,19 @@ class Run:
         return self.config.is_file()
 
     def read_config(self) -> dict[str, Any]:
-        """The settings of the run. Raises RunError if there are none, or they are damaged."""
+        """What config.json holds. Raises RunError if there is none, or it is damaged."""
         try:
             return json.loads(self.config.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{self.folder} holds no run: there is no {self.config.name}") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.config} is damaged: {error}") from None
+
+    def settings(self) -> Settings:
+        """The settings of the run. Raises RunError if there are none, or they are damaged."""
+        try:
+            return Settings.of(self.read_config())
+        except (TypeError, ValueError) as error:
             raise RunError(f"{self.config} is damaged: {error}") from None
 
     def write_config(self, settings: dict[str, Any]) -> None:
@@ -128,8 +137,9 @@ class Run:
                 os.replace(self.checkpoint, self.previous)
             os.replace(fresh, self.checkpoint)
 
-    def load(self) -> tuple[Checkpoint | None, str | None]:
-        """The last whole checkpoint, and a sentence if it is not the latest; None before the first.
+    def go_back(self) -> tuple[Checkpoint | None, str | None]:
+        """Back to the last whole checkpoint: it, and a sentence if it is not the latest; None if
+        there is none yet.
 
         Metrics from after the checkpoint are cut off: they will be logged again.
 
@@ -148,20 +158,22 @@ class Run:
                 continue
             if self.metrics.is_file() and self.metrics.stat().st_size > size:
                 os.truncate(self.metrics, size)
+            if faults:  # so that the next save keeps this one in reserve, not the damaged one
+                os.replace(self.previous, self.checkpoint)
             warning = f"{faults[0]}; going on from the checkpoint before it" if faults else None
             return checkpoint, warning
         if faults:
             raise RunError(f"{faults[0]}; without a checkpoint the run has to start again")
+        self.metrics.unlink(missing_ok=True)  # of a run that was killed before its first
         return None, None
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn a failed write into a sentence."""
+    """A failed write as a RunError."""
     try:
         yield
     except OSError as error:
         raise RunError(
-            f"cannot write {path}: {error.strerror}; the last checkpoint is kept, and --resume "
-            "goes on from it"
+            f"cannot write {path}: {error.strerror}; --resume goes on from the last checkpoint"
         ) from None

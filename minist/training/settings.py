@@ -30,7 +30,10 @@ class Settings:
 
     # The data
     distortion: str = setting(
-        "R", "of the digits: R turned, RTS also scaled and moved, P, E, TC", DISTORTIONS
+        "R",
+        "of the digits: R turned, RTS also scaled and moved, P projected, E bent, T moved, TC also "
+        "cluttered",
+        DISTORTIONS,
     )
     data: str | None = setting(None, "folder of other IDX files; by default the MNIST inside")
     held_out: int = setting(0, "training images kept back to choose by; their error is logged")
@@ -66,7 +69,7 @@ class Settings:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
         for name in ("lr", "localisation_lr", "warmup", "weight_decay", "held_out", "seed"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
 
     @property

@@ -28,7 +28,7 @@ from ..spatial import SpatialTransformer, share_outside
 
 @dataclass(frozen=True)
 class Report:
-    """What a batch showed, as sums over its images: 0-d arrays on the batch's device."""
+    """What a batch showed, as sums over its images: numbers on the batch's device."""
 
     loss: Array
     errors: Array
@@ -95,8 +95,9 @@ def training_step(
         rng = np.random.default_rng([*seed, number])
         with random_state(rng), nn.deferred() as effects:
             logits = model(Tensor(images[part]))
-            loss = F.cross_entropy(logits, labels[part], reduction="sum") * (1 / n)
-            return report(model, logits, loss, labels[part], n), grad(loss, parameters), effects
+            loss = F.cross_entropy(logits, labels[part], reduction="sum")
+            shown = report(model, logits, loss, labels[part])
+            return shown, grad(loss * (1 / n), parameters), effects
 
     results = micro_batches.map(forward_backward, n)
     for i, parameter in enumerate(parameters):
@@ -107,7 +108,6 @@ def training_step(
     return sum_in_order([shown for shown, _, _ in results])
 
 
-@no_grad()
 def evaluation_step(
     model: nn.Module, images: Array, labels: Array, micro_batches: MicroBatches
 ) -> Report:
@@ -117,15 +117,16 @@ def evaluation_step(
         with no_grad():  # each thread has its own
             logits = model(Tensor(images[part]))
             loss = F.cross_entropy(logits, labels[part], reduction="sum")
-            return report(model, logits, loss, labels[part], 1)
+            return report(model, logits, loss, labels[part])
 
     return sum_in_order(micro_batches.map(forward, len(labels)))
 
 
-def report(model: nn.Module, logits: Tensor, loss: Tensor, labels: Array, n: int) -> Report:
+def report(model: nn.Module, logits: Tensor, loss: Tensor, labels: Array) -> Report:
+    """What a micro-batch showed, from its logits and the sum of its losses."""
     shares = [share_outside(st.grid) for st in transformers(model)]
     return Report(
-        loss=loss.data * n,
+        loss=loss.data,
         errors=(logits.data.argmax(axis=1) != labels).sum(),
         outside=sum(shares) / max(len(shares), 1) * len(labels),
     )
