@@ -66,6 +66,7 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "data", "grad", "grad_fn", "requires_grad")
+    __hash__ = object.__hash__  # by identity, also once == compares elements
     __array_ufunc__ = None  # numpy_array * tensor asks Tensor.__rmul__
 
     def __init__(self, data: Array, requires_grad: bool = False):
@@ -166,7 +167,7 @@ class Tensor:
 def tensor(data: Any, requires_grad: bool = False, device: str | None = None) -> Tensor:
     """A tensor from an array, a number or nested lists.
 
-    An array keeps its dtype; Python numbers and lists become float32.
+    An array keeps its dtype; Python numbers and lists become float32; a tensor gives a new leaf.
     An array already on `device` (default: where it is, lists on the CPU) is shared, not copied.
     """
     if isinstance(data, Tensor):
@@ -189,8 +190,8 @@ class Function:
 
     A subclass writes both on plain arrays. `forward(*arrays, **options)` returns an array and
     keeps on `self` what `backward` needs. `backward(grad)`, with grad = dL/d(output), returns
-    dL/d(input) for each input, None where `self.needs_grad[i]` is false. It may return the
-    gradient in the broadcast shape, and must not change `grad` in place.
+    dL/d(input) for each input; where `self.needs_grad[i]` is false that is not looked at, and may
+    be None. It may return the gradient in the broadcast shape, and must not change `grad`.
     """
 
     edges: Sequence[Edge | None] | None = None  # None again once the node has been freed

@@ -1,4 +1,4 @@
-"""Is a backward right? Compare it with central differences."""
+"""Is a backward right? Compare it with differences on both sides."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def gradcheck(
 
     The output is weighed with fixed random numbers v to one number L = sum of v y, so that each
     element x of the inputs takes two evaluations: the slopes (L(x + eps) - L(x)) / eps and
-    (L(x) - L(x - eps)) / eps. Their mean is the central difference, which the gradient must meet.
-    At a kink, where the two differ, every number between them is a sub-gradient and right.
+    (L(x) - L(x - eps)) / eps. The gradient must lie between the two, within the tolerance. Where
+    L is smooth they differ by no more than about eps L''; at a kink every number between them is a
+    sub-gradient.
 
     Parameters
     ----------
@@ -50,9 +51,8 @@ def gradcheck(
 
     Examples
     --------
-    >>> import minist, minist.functional as F
-    >>> x = minist.tensor([[1.0, -2.0]]).astype("float64").detach()
-    >>> x.requires_grad = True
+    >>> import numpy as np, minist, minist.functional as F
+    >>> x = minist.tensor(np.array([[1.0, -2.0]]), requires_grad=True)
     >>> minist.gradcheck(F.tanh, x)
     True
     """

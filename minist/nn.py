@@ -457,7 +457,9 @@ class BatchNorm1d(Module):
         self.num_batches_tracked = np.zeros((), np.int64)
 
     def forward(self, x: Any) -> Tensor:
-        x = x if isinstance(x, Tensor) else Tensor(x)
+        x = x if isinstance(x, Tensor) else tensor(x)
+        if x.dtype.kind != "f":
+            raise TypeError(f"{type(self).__name__}: x must be floating, not {x.dtype}")
         if x.ndim != self.ndim or x.shape[1] != self.weight.size:
             axes = ", H, W" if self.ndim == 4 else ""
             raise ValueError(

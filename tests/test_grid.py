@@ -11,6 +11,7 @@ from minist.spatial.grid import BasisGrid, PerspectiveDivision, regular_axis, re
 
 TRANSFORMATIONS = {
     "affine": spatial.Affine(),
+    "attention": spatial.Attention(),
     "projective": spatial.Projective(),
     "tps": spatial.ThinPlateSpline(4, 4),
     "tps 2x3": spatial.ThinPlateSpline(2, 3),
@@ -18,7 +19,9 @@ TRANSFORMATIONS = {
 every_transformation = pytest.mark.parametrize(
     "transformation", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS
 )
-invertible = pytest.mark.parametrize("transformation", [spatial.Affine(), spatial.Projective()])
+invertible = pytest.mark.parametrize(
+    "transformation", [spatial.Affine(), spatial.Attention(), spatial.Projective()]
+)
 both_conventions = pytest.mark.parametrize("align_corners", [True, False])
 
 
@@ -193,9 +196,12 @@ def test_the_inverse_undoes(rng, transformation):
     theta = near_identity(transformation, 4, rng, 0.3)
     inverse = transformation.inverse(theta).numpy()
     np.testing.assert_allclose(transformation.inverse(inverse).numpy(), theta, atol=1e-10)
-    last = np.ones((4, 1)) if theta.shape[1] == 8 else np.tile([0.0, 0, 1], (4, 1))
-    a, b = (np.concatenate([t, last], axis=1).reshape(4, 3, 3) for t in (theta, inverse))
-    product = a @ b
+
+    def square(theta):
+        m = transformation.matrix(Tensor(theta)).numpy()
+        return np.concatenate([m, np.tile([[[0.0, 0, 1]]], (4, 1, 1))], axis=1)[:, :3]
+
+    product = square(theta) @ square(inverse)
     product /= product[:, 2:, 2:]
     np.testing.assert_allclose(product, np.tile(np.eye(3), (4, 1, 1)), atol=1e-10)
 
@@ -417,3 +423,24 @@ def test_a_grid_is_linear_in_theta_and_backward_is_its_adjoint(h, w, seed, align
 def test_repr():
     assert repr(spatial.Affine()) == "Affine()"
     assert repr(spatial.ThinPlateSpline(2, 3)) == "ThinPlateSpline(2, 3)"
+
+
+# --- attention ----------------------------------------------------------------------------------
+
+
+def test_attention_is_equation_2():
+    grid = spatial.Attention().grid(np.array([[0.5, 0.1, -0.2]]), (3, 4)).numpy()
+    affine = spatial.Affine().grid(np.array([[0.5, 0, 0.1, 0, 0.5, -0.2]]), (3, 4)).numpy()
+    np.testing.assert_array_equal(grid, affine)
+
+
+def test_attention_with_a_fixed_scale_only_moves():
+    fixed = spatial.Attention(scale=0.5)
+    assert fixed.num_parameters == 2
+    theta = tensor(np.array([[0.1, -0.2]]), requires_grad=True)
+    free = spatial.Attention().grid(np.array([[0.5, 0.1, -0.2]]), (3, 4)).numpy()
+    np.testing.assert_array_equal(fixed.grid(theta, (3, 4)).numpy(), free)
+    assert gradcheck(lambda theta: fixed.grid(theta, (3, 4)), theta)
+    np.testing.assert_array_equal(fixed.identity(), [0, 0])
+    with pytest.raises(NotImplementedError, match="has no inverse"):
+        fixed.inverse(theta)

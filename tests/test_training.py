@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,6 +236,58 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(straight, half_done, 
     train(QUICK, half_done, resume=True)
     assert half_done.model.read_bytes() == straight.model.read_bytes()
     assert "is no whole safetensors file" in capsys.readouterr().err
+
+
+def test_after_a_fallback_the_good_checkpoint_is_the_reserve(half_done):
+    good = half_done.previous.read_bytes()
+    half_done.checkpoint.write_bytes(b"damaged")
+    half_done.go_back()
+    assert half_done.checkpoint.read_bytes() == good and not half_done.previous.exists()
+
+
+def test_a_run_killed_before_its_first_checkpoint_logs_nothing_twice(straight, tmp_path):
+    run = Run(tmp_path)
+    run.log(step=1, loss=2.0)
+    with open(run.metrics, "a") as file:
+        file.write('{"step": 2, "lo')
+    train(QUICK, run, resume=True)
+    assert without_times(run.lines()) == without_times(straight.lines())
+
+
+def test_a_run_that_cannot_start_does_not_claim_its_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="found neither"):
+        train(replace(QUICK, data=str(tmp_path / "nowhere")), Run(tmp_path))
+    assert not Run(tmp_path).exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved(half_done, monkeypatch):
+    kept = half_done.previous.read_bytes()
+    os.replace(half_done.previous, half_done.checkpoint)
+
+    def broken_step(model, *rest):
+        report = training_step(model, *rest)
+        for parameter in model.parameters():
+            parameter.grad = parameter.grad * np.nan
+        return report
+
+    monkeypatch.setattr(loop_module, "training_step", broken_step)
+    with pytest.raises(RunError, match=r"no longer finite at step 10|loss is nan"):
+        train(QUICK, half_done, resume=True)
+    assert half_done.checkpoint.read_bytes() == kept
+
+
+def test_the_data_set_in_the_environment_is_recorded(tmp_path, monkeypatch):
+    packaged = Path(minist.__file__).parent / "datasets" / "mnist"
+    monkeypatch.setenv("MINIST_DATA", str(packaged))
+    train(replace(QUICK, epochs=1), Run(tmp_path))
+    assert Run(tmp_path).settings().data == str(packaged)
+
+
+def test_evaluating_leaves_the_mode_as_it_was(digits):
+    model = small_model().eval()
+    with MicroBatches(64) as micro_batches:
+        evaluate(model, minist.datasets.Images(*digits), micro_batches)
+    assert not model.training
 
 
 def test_without_a_whole_checkpoint_it_says_so(half_done):

@@ -24,6 +24,8 @@ class LeakyReLU(Function):
     """y = x for x > 0, else a x;  dL/dx = g for x > 0, else a g."""
 
     def forward(self, x: Array, negative_slope: float) -> Array:
+        if x.dtype.kind != "f":
+            raise TypeError(f"x must be floating, not {x.dtype}: use astype(numpy.float32)")
         self.slope = array_module(x).where(x > 0, 1.0, negative_slope).astype(x.dtype)
         return x * self.slope
 

@@ -9,10 +9,10 @@ and padding p. The sum over (i, j, c) is a matrix product with the numbers that 
 at as a column. To write all those columns out ("im2col") would copy every pixel kh kw times. It
 is enough to lower one axis: write side by side what the kernel's columns j see of each row,
 
-    rows[h, j, c, w] = x[c, h, s w + d j - p]                      every pixel kw times
+    rows[h, j, c, w] = x[c, h - p, s w + d j - p]                  every pixel kw times
 
-and the matrix for row h of the output lies in `rows` ready-made, since the rows s h + d i follow
-one another in memory: with K = kh kw C,
+(h counting the rows of the padded image), and the matrix for row h of the output lies in `rows`
+ready-made, since the rows s h + d i follow one another in memory: with K = kh kw C,
 
     y[h] = W2 window[h] + b         W2 (F, K), window[h] (K, W' N): a view into rows.
 
@@ -79,7 +79,8 @@ class Conv2d(Function):
         self.rows_shape = rows.shape
         if self.needs_grad[1]:
             self.rows = rows
-        y = xp.empty((groups, f // groups, h_out, w_out * n), dtype=x.dtype)
+        dtype = xp.result_type(x, weight)
+        y = xp.empty((groups, f // groups, h_out, w_out * n), dtype=dtype)
         xp.matmul(self.weight2, self.windows(rows), out=y.swapaxes(1, 2))
         y = y.reshape(f, h_out * w_out * n)
         if bias is not None:

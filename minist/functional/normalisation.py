@@ -13,12 +13,16 @@ from ..backend import Array, array_module
 class BatchNorm(Function):
     """y = gamma z + beta,  z = (x - mean) / s,  s = sqrt(var + eps), per channel.
 
-    mean and var are of the batch and depend on x. With gz = gamma g and m elements a channel,
+    mean and var are of the batch and depend on x. With m elements a channel, dmean/dx_k = 1/m and
+    ds/dx_k = z_k/m, so
 
-        dL/dx = (gz - mean(gz) - z mean(gz z)) / s
+        dz_i/dx_k = (1[i = k] - 1/m - z_i z_k/m) / s,
 
-    the two means being what flows through mean and var: z does not change when x is shifted or
-    scaled, so its gradient has no part along 1 and none along z.
+    and the sum over i with gz = gamma g is
+
+        dL/dx = (gz - mean(gz) - z mean(gz z)) / s,
+
+    the two means being what flows through the mean and through s.
     dL/dgamma = sum of g z,  dL/dbeta = sum of g.
 
     With statistics given from outside (evaluation) they are constants: dL/dx = gz / s.

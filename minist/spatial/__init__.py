@@ -8,6 +8,7 @@ sampling points, `sampler` and `kernels` (Sect. 3.3) read the image there, `tran
 from . import kernels
 from .grid import (
     Affine,
+    Attention,
     Projective,
     Transformation,
     affine_grid,
@@ -23,6 +24,7 @@ from .transformer import SpatialTransformer, share_outside
 
 __all__ = [
     "Affine",
+    "Attention",
     "LocalisationCNN",
     "LocalisationFC",
     "Projective",

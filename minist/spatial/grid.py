@@ -40,7 +40,7 @@ class BasisGrid(Function):
         if m.shape[2] != len(basis):
             raise ValueError(f"M has {m.shape[2]} columns, but B has {len(basis)} rows")
         self.m, self.basis = m.transpose(1, 2, 0), basis
-        points = basis.T @ self.m  # Eq. (1)
+        points = basis.T @ self.m  # Eq. (1), transposed: (points, K) times (d, K, N)
         n, d = m.shape[:2]
         return points.reshape(d, *size, n).transpose(-1, *range(1, len(size) + 1), 0)
 
@@ -232,6 +232,44 @@ class Affine(Transformation):
         det = a * d - b * c
         rows = [d, -b, b * ty - d * tx, -c, a, c * tx - a * ty]
         return F.stack([row / det for row in rows], axis=1)
+
+
+class Attention(Transformation):
+    """Attention, Eq. (2): crop, translation and isotropic scale.
+
+    theta (N, 3), (s, tx, ty):  x_s = s x + tx,  y_s = s y + ty.
+
+    Parameters
+    ----------
+    scale : float, optional
+        Fixes s; theta is then (N, 2), (tx, ty), as in the bird experiment (Table 3).
+    """
+
+    def __init__(self, scale: float | None = None):
+        self.scale = scale
+        self.num_parameters = 3 if scale is None else 2
+
+    def identity(self) -> np.ndarray:
+        """theta that looks at the middle: of the whole image, unless the scale is fixed."""
+        return np.array([1.0, 0.0, 0.0][-self.num_parameters :])
+
+    def matrix(self, theta: Tensor) -> Tensor:
+        *s, tx, ty = (theta[:, i] for i in range(self.num_parameters))
+        s = s[0] if s else 0.0 * tx + self.scale
+        return F.stack([s, 0.0 * s, tx, 0.0 * s, s, ty], axis=1).reshape(
+            len(theta), 2, 3
+        )  # Eq. (2)
+
+    def inverse(self, theta: Any) -> Tensor:
+        """theta that undoes this one; not finite where s is 0. The scale must not be fixed."""
+        if self.scale is not None:
+            return super().inverse(theta)
+        theta = self.checked(theta)
+        s, tx, ty = (theta[:, i] for i in range(3))
+        return F.stack([1.0 / s, -tx / s, -ty / s], axis=1)
+
+    def __repr__(self) -> str:
+        return "Attention()" if self.scale is None else f"Attention(scale={self.scale})"
 
 
 class Projective(Transformation):

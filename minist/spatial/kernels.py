@@ -10,13 +10,13 @@ from ..backend import Array, array_module
 class Kernel:
     """A sampling kernel for Eq. (3).
 
-    A point at x takes part in `taps` pixels, m + first, m + first + 1, ..., where m is the pixel
-    that `base` gives and t = x - m. A subclass says what each weighs.
+    A point at x takes part in `taps` pixels, m + first, ..., m + first + taps - 1, with
+    m = floor(x + base_shift) and t = x - m. A subclass says what each weighs.
     """
 
     taps: int
     first: int = 0
-    base_shift: float = 0.0  # m = floor(x + base_shift)
+    base_shift: float = 0.0
 
     def weights(self, t: Array) -> list[Array | float]:
         """k(x - pixel) for each tap."""

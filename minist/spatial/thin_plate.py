@@ -132,14 +132,15 @@ def tps_grid(
         If theta is not floating.
     """
     theta = floating(theta)
-    if theta.size != len(theta) * 2 * len(control_points):
+    p = len(control_points)
+    if theta.ndim < 2 or theta.shape[1:] not in ((2 * p,), (p, 2)):
         raise ValueError(
-            f"tps_grid: {len(control_points)} control points need theta "
-            f"(N, {2 * len(control_points)}), not {theta.shape}"
+            f"tps_grid: {p} control points need theta (N, {2 * p}) or (N, {p}, 2), "
+            f"not {theta.shape}"
         )
     basis = solve(control_points).T @ features(
         np.asarray(control_points, np.float64), regular_grid(tuple(size[2:]), align_corners)
     )
     basis = array_module(theta.data).asarray(basis, dtype=theta.dtype)
-    m = theta.reshape(len(theta), len(control_points), 2).transpose(0, 2, 1)
+    m = theta.reshape(len(theta), p, 2).transpose(0, 2, 1)
     return BasisGrid.apply(m, basis, size=tuple(size[2:]))
