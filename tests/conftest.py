@@ -4,6 +4,18 @@ import numpy as np
 import pytest
 
 from minist import Tensor
+from minist.backend import require_cupy
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU where there is none, and say why."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        try:
+            require_cupy()
+        except RuntimeError as error:
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=str(error)))
 
 
 @pytest.fixture

@@ -145,7 +145,6 @@ def test_moving_to_an_unknown_device_names_the_known_ones():
 
 @pytest.mark.gpu
 def test_a_module_moves_to_the_gpu_and_back(rng):
-    pytest.importorskip("cupy")
     net, x = cnn().eval(), Tensor(images(rng))
     expected = net(x).numpy()
     assert {minist.backend.device_of(a) for a in net.to("cuda").state_dict().values()} == {"cuda"}

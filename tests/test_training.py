@@ -29,7 +29,7 @@ from minist.training import (
     training_step,
 )
 from minist.training import loop as loop_module
-from minist.training.loop import train
+from minist.training.loop import load_training_set, train
 
 QUICK = Settings(epochs=2, limit=320, batch_size=64, filters=4, warmup=2, seed=3)
 
@@ -258,6 +258,13 @@ def test_a_run_that_cannot_start_does_not_claim_its_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="found neither"):
         train(replace(QUICK, data=str(tmp_path / "nowhere")), Run(tmp_path))
     assert not Run(tmp_path).exists()
+
+
+def test_images_of_another_size_are_refused_in_words(tmp_path, monkeypatch):
+    large = minist.datasets.Images(np.zeros((9, 1, 32, 32), np.uint8), np.zeros(9, np.int64))
+    monkeypatch.setattr(loop_module, "MNIST", lambda **_: large)
+    with pytest.raises(RunError, match="made for images of 28x28; elsewhere has 32x32"):
+        load_training_set(replace(QUICK, data="elsewhere"))
 
 
 def test_weights_that_are_not_finite_are_not_saved(half_done, monkeypatch):

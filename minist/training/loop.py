@@ -246,6 +246,9 @@ def settled(settings: Settings) -> Settings:
 def load_training_set(settings: Settings) -> tuple[Images, Images]:
     """What is trained on, as bytes on the device, and what is held out, distorted once."""
     data = MNIST(train=True, root=settings.data)
+    if data.images.shape[2:] != (28, 28):
+        h, w = data.images.shape[2:]
+        raise RunError(f"the networks are made for images of 28x28; {settings.data} has {h}x{w}")
     training_set, held_out = split(data, settings.held_out)
     if settings.limit:
         training_set = Images(*(array[: settings.limit] for array in training_set))

@@ -61,7 +61,8 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out. The system lifts the lock with the process, however it ends.
+        """Keep other processes out, on systems with `flock` (not on Windows). The system lifts the
+        lock with the process, however it ends.
 
         Raises RunError if another process has it, or the folder cannot be made.
         """
