@@ -1,6 +1,6 @@
 """Differentiable image sampling (Sect. 3.3): equations (3) to (7).
 
-    V[c, i] = sum over n, m of  U[c, n, m] k(x_i - m) k(y_i - n)                            Eq. (3)
+    V[c, i] = sum over n, m of  U[c, n, m] k(x_i - m; Phi_x) k(y_i - n; Phi_y)              Eq. (3)
 
 The kernel is 0 but for a few pixels around (x_i, y_i), its taps, so the sums are short. They are
 separable: along x for each row of taps, then along y. Differentiating gives
@@ -8,8 +8,9 @@ separable: along x for each row of taps, then along y. Differentiating gives
     dV/dU[c, n, m] = k(x_i - m) k(y_i - n)                                                  Eq. (6)
     dV/dx_i = sum over n, m of  U[c, n, m] k'(x_i - m) k(y_i - n),   likewise in y          Eq. (7)
 
-The gradient to U is thus the adjoint of the sampling: g is added, with the weights that it was
-read with, to the pixels that it was read from.
+and for Phi_x the same as for x_i, with dk/dPhi_x in the place of k'. The gradient to U is thus the
+adjoint of the sampling: g is added, with the weights that it was read with, to the pixels that it
+was read from.
 
 The image is copied once with a border as wide as the taps reach, zeros or pixels repeated or
 mirrored, and points beyond the border are moved to its edge. After that no point is special:
@@ -18,7 +19,7 @@ there is nothing left to check, pixel by pixel, and nothing can be read out of b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -27,33 +28,78 @@ import numpy as np
 
 from ..autograd import Function, Tensor
 from ..backend import Array, add_at, array_module
-from .kernels import Kernel, kernel_of, rounding
+from .kernels import Kernel, kernel_of
 
 PADDINGS = ("zeros", "border", "reflection")
 
 
 class Axis:
-    """One axis of the points: which pixels each takes part in, with which weights and slopes.
+    """One axis of the points: which pixels each takes part in, with which weights.
 
     `x` (points) are normalised coordinates along an axis of `size` pixels. `index` counts from
-    the first pixel of the padded image to the first tap.
+    the first pixel of the padded image to the first tap. `weights` are k(x - pixel), for each tap;
+    `derivatives` holds the same for dk/dx and dk/dPhi, as far as they are wanted, and `inputs` the
+    numbers of the inputs that they belong to.
     """
 
-    def __init__(self, x: Array, size: int, kernel: Kernel, padding_mode: str, align_corners: bool):
+    def __init__(
+        self,
+        x: Array,
+        size: int,
+        kernel: Kernel,
+        phi: dict[int, Array],
+        padding_mode: str,
+        align_corners: bool,
+        needs_grad: Sequence[bool],
+    ):
         xp = array_module(x)
-        self.margin = margin = kernel.taps + 1
-        pixel, inside = to_pixels(x, size, kernel, padding_mode, align_corners, margin)
+        taps = kernel.taps()
+        self.margin = len(taps) + 1
+        pixel, inside = to_pixels(x, size, kernel, padding_mode, align_corners, self.margin)
         # A point that rounding left just beside a pixel is at the pixel: the identity grid must
         # see each pixel's own value and slope, not its left neighbour's.
         slack = rounding(x.dtype) * max(size, 2) / 2
-        m = xp.floor(pixel + (kernel.base_shift + slack))
+        m = kernel.floor(pixel + slack, taps)
         t = pixel - m
         t *= abs(t) > slack
-        self.weights = kernel.weights(t)
-        self.index = m.astype(xp.intp) + (margin + kernel.first)
-        scale = (size - 1 if align_corners else size) / 2  # d pixel / d x
-        slope = scale if inside is None else inside * scale
-        self.slopes = [k * slope for k in kernel.slopes(t)]
+        self.index = m.astype(xp.intp) + (self.margin + taps[0])
+        values = list(phi.values())
+        self.weights = kernel.weights(t, *values)
+        derivatives = {}
+        if needs_grad[GRID]:
+            scale = pixels_per_unit(size, align_corners)
+            slope = scale if inside is None else inside * scale
+            derivatives[GRID] = [k * slope for k in kernel.slopes(t, *values)]
+        if any(needs_grad[i] for i in phi):
+            derivatives |= dict(zip(phi, kernel.by_phi(t, *values), strict=True))
+        self.inputs, self.derivatives = list(derivatives), list(derivatives.values())
+        if kernel.normalised:
+            self.weights, self.derivatives = normalise(self.weights, self.derivatives)
+
+
+GRID = 1  # of the inputs U, grid and Phi
+
+
+def pixels_per_unit(size: int, align_corners: bool) -> float:
+    """d pixel / d coordinate."""
+    return (size - 1 if align_corners else size) / 2
+
+
+def rounding(dtype: np.dtype) -> float:
+    """How far a coordinate in -1..1 may be off by rounding: a few units in the last place."""
+    return 8 * float(np.finfo(dtype).eps)
+
+
+def normalise(weights: list, derivatives: list[list]) -> tuple[list, list[list]]:
+    """Weights divided by their sum s, and their derivatives: (w / s)' = (w' - (w / s) s') / s."""
+    total = sum(weights)
+    total = array_module(total).where(total == 0, total.dtype.type(1), total)
+    weights = [w / total for w in weights]
+    derivatives = [
+        [(slope - w * sum(slopes)) / total for w, slope in zip(weights, slopes, strict=True)]
+        for slopes in derivatives
+    ]
+    return weights, derivatives
 
 
 def to_pixels(
@@ -62,31 +108,41 @@ def to_pixels(
     """Normalised coordinates in pixels, brought into the padded image.
 
     Also how the slope changes on the way: None for not at all, else a factor (0 where a point was
-    moved to the edge, -1 where it was reflected). NaN counts as outside, under "border" and
-    "reflection" as pixel 0.
+    moved to the border pixel, -1 where it was reflected). NaN counts as outside, under "border"
+    and "reflection" as pixel 0.
+
+    A kernel that reaches one pixel sees beyond the border pixel only what is there, too. A wider
+    one still mixes what is before and behind it: there only the pixels are repeated or mirrored,
+    not the points moved.
     """
     xp = array_module(x)
+    narrow = kernel.support <= 1
     # The order of these sums decides where rounding leaves a pixel's own coordinate.
     centre = (size - 1) / 2
     with np.errstate(over="ignore", invalid="ignore"):  # huge and infinite: brought back below
         x = x * ((size - 1) / 2) + centre if align_corners else x * size / 2 + centre
     if padding_mode == "reflection":
-        return fold(x, size, align_corners)
+        pixel, sign = fold(x, size, align_corners)
+        if narrow:
+            sign = sign * ((pixel >= 0) & (pixel <= size - 1))
+            pixel = xp.clip(pixel, 0, size - 1)
+        return pixel, sign
     # fmax and fmin take the other number when one is NaN.
-    if padding_mode == "border":
+    if padding_mode == "border" and narrow:
         pixel = xp.fmin(xp.fmax(x, 0.0), size - 1.0)
         return pixel, ((pixel > 0) & (pixel < size - 1)).astype(x.dtype)
-    # From the first pixel to the last whose taps are all in the padded image: there, all are 0.
-    lowest = -float(margin + kernel.first)
-    highest = float(size + margin - kernel.taps - kernel.first)
+    # From the first pixel to the last whose taps are all in the border of the padded image.
+    taps = kernel.taps()
+    lowest = -float(margin + taps[0])
+    highest = float(size + margin - 1 - taps[-1])
     return xp.fmin(xp.fmax(x, lowest), highest), None
 
 
 def fold(x: Array, size: int, align_corners: bool) -> tuple[Array, Array]:
-    """Pixel coordinates reflected at the border into 0..size-1, and the sign of the slope.
+    """Pixel coordinates reflected at the border of the image, and the sign of the slope.
 
     The mirrors stand at the centres of the border pixels with align_corners, else at their outer
-    edges; beyond a centre the border pixel is all there is and the slope is 0.
+    edges.
     """
     xp = array_module(x)
     edge = 0.0 if align_corners else 0.5
@@ -95,35 +151,104 @@ def fold(x: Array, size: int, align_corners: bool) -> tuple[Array, Array]:
         return xp.zeros_like(x), xp.zeros_like(x)
     far = 1e6 * size  # finite, and no place is known to a pixel out there
     near = abs(x) < far
-    x = xp.where(xp.isnan(x), -edge, xp.fmin(xp.fmax(x, -far), far)) + edge
+    x = xp.where(xp.isnan(x), x.dtype.type(0), xp.fmin(xp.fmax(x, -far), far)) + edge
     phase = x % (2 * length)
     sign = xp.where(phase <= length, 1.0, -1.0).astype(x.dtype)
-    pixel = length - abs(phase - length) - edge
-    inside = near & (pixel >= 0) & (pixel <= size - 1)
-    return xp.clip(pixel, 0, size - 1), sign * inside
+    return length - abs(phase - length) - edge, sign * near
+
+
+class Widened(Kernel):
+    """A kernel times `width` as wide, (points,): k(x / width), its weights brought to a sum of 1.
+
+    Where a grid reduces an image, this is what keeps details too fine for the output from turning
+    up in it as coarse ones.
+    """
+
+    normalised = True
+
+    def __init__(self, kernel: Kernel, width: Array):
+        self.kernel, self.width = kernel, width
+        # Waits for a GPU: the number of taps decides what is to be done.
+        self.support = kernel.support * float(width.max()) if width.size else kernel.support
+
+    def k(self, x: Array, *phi: Array) -> Array:
+        return self.kernel.within(self.kernel.k, x / self.width, *phi)
+
+    def dk(self, x: Array, *phi: Array) -> Array:
+        return self.kernel.within(self.kernel.dk, x / self.width, *phi) / self.width
+
+    def dphi(self, x: Array, *phi: Array) -> list[Array]:
+        return self.kernel.dphi(x / self.width, *phi)
+
+
+def footprint(x: Array, size: int, align_corners: bool) -> Array:
+    """How many pixels along an axis of the image lie between neighbours of the output.
+
+    `x` (*sizes', N) is the points' coordinate along that axis; the answer (points,) is
+    |grad x| over the output's axes, so that a turn alone widens nothing. At least 1, at most the
+    image.
+    """
+    xp = array_module(x)
+    square = xp.zeros_like(x)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for axis in range(x.ndim - 1):
+            if x.shape[axis] > 1:
+                square += xp.gradient(x, axis=axis) ** 2
+        width = xp.sqrt(square) * pixels_per_unit(size, align_corners)
+    return xp.fmin(xp.fmax(width, 1.0), float(max(size, 1))).reshape(-1)
 
 
 class GridSample(Function):
-    """V from U (N, C, *sizes) and a grid (N, *sizes', d) for any separable kernel, d = 2 or 3."""
+    """V from U (N, C, *sizes) and a grid (N, *sizes', d) for any separable kernel, d = 2 or 3.
+
+    `kernels` has one for each coordinate of the grid; then come their parameters, those of a
+    kernel that serves several axes once.
+    """
 
     def forward(
-        self, u: Array, grid: Array, kernel: Kernel, padding_mode: str, align_corners: bool
+        self,
+        u: Array,
+        grid: Array,
+        *phi: Array,
+        kernels: Sequence[Kernel],
+        padding_mode: str,
+        align_corners: bool,
+        antialias: bool,
     ) -> Array:
         xp = array_module(u)
-        check(u, grid)
+        check(u, grid, kernels)
         n, sizes = len(grid), u.shape[2:]
         d = len(sizes)
-        self.kernel = kernel
+        self.num_phi = len(phi)
+        phi_of, first = {}, GRID + 1
+        for kernel in dict.fromkeys(kernels):
+            last = first + len(kernel.parameters())
+            phi_of[kernel] = {i: phi[i - GRID - 1].astype(grid.dtype) for i in range(first, last)}
+            first = last
         points = grid.transpose(-1, *range(1, d + 1), 0)  # (d, *sizes', N): x, y (, z)
         self.points_shape = points.shape[1:]
+        self.axes = []
         # Axes from the outermost of the image, whose coordinate is the grid's last, inwards.
-        self.axes = [
-            Axis(points[d - 1 - i].reshape(-1), sizes[i], kernel, padding_mode, align_corners)
-            for i in range(d)
+        for size, x, kernel in zip(sizes, points[::-1], reversed(kernels), strict=True):
+            values = phi_of[kernel]
+            if antialias:
+                kernel = Widened(kernel, footprint(x, size, align_corners))
+            self.axes.append(
+                Axis(
+                    x.reshape(-1),
+                    size,
+                    kernel,
+                    values,
+                    padding_mode,
+                    align_corners,
+                    self.needs_grad,
+                )
+            )
+        self.outside = [
+            outside(size, axis.margin, padding_mode, align_corners)
+            for size, axis in zip(sizes, self.axes, strict=True)
         ]
-        margin = self.axes[0].margin
-        self.outside = [outside(size, margin, padding_mode, align_corners) for size in sizes]
-        padded = pad(u.transpose(*range(1, d + 2), 0), margin, self.outside)
+        padded = pad(u.transpose(*range(1, d + 2), 0), self.margins, self.outside)
         self.padded_shape = padded.shape
         # Steps in the padded image, flattened to (C, sizes and batch).
         inner = padded.shape[1:]
@@ -134,47 +259,62 @@ class GridSample(Function):
             self.index += axis.index * step
         flat = padded.reshape(len(padded), prod(inner))
 
-        v, *slopes = self.interpolate(flat, 0, 0)  # Eq. (3)
-        self.slopes = slopes
+        v, *self.derivatives = self.interpolate(flat, 0, 0)  # Eq. (3)
         return self.as_images(v)
 
-    def interpolate(self, flat: Array, i: int, offset: int) -> list[Array]:
-        """Sum over the taps of axis i and the axes inside it: V, and its slope along each axis.
+    @property
+    def margins(self) -> list[int]:
+        return [axis.margin for axis in self.axes]
 
-        Slopes come in the order of the axes from i on, and only where they are wanted.
+    def interpolate(self, flat: Array, i: int, offset: int) -> list[Array]:
+        """Sum over the taps of axis i and of the axes inside it: V, then its derivatives.
+
+        Those come in the order of the axes from i on, and only where they are wanted.
         """
         if i == len(self.axes):
             return [flat[:, offset:].take(self.index, axis=1)]
         axis, step = self.axes[i], self.steps[i]
-        parts = [self.interpolate(flat, i + 1, offset + k * step) for k in range(self.kernel.taps)]
-        sums = [weigh(axis.weights, [part[j] for part in parts]) for j in range(len(parts[0]))]
-        if not self.needs_grad[1]:
-            return sums
-        slope = weigh(axis.slopes, [part[0] for part in parts])  # Eq. (7)
-        return [sums[0], slope, *sums[1:]]
+        sums: list[Array] = []
+        for k, weight in enumerate(axis.weights):
+            value, *inner = self.interpolate(flat, i + 1, offset + k * step)
+            terms = [weight * value]
+            terms += [slopes[k] * value for slopes in axis.derivatives]  # Eq. (7)
+            terms += [weight * derivative for derivative in inner]
+            if not sums:
+                sums = terms
+                continue
+            for total, term in zip(sums, terms, strict=True):
+                total += term
+        return sums
 
-    def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
-        xp = array_module(grad)
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
         d = len(self.axes)
         g = grad.transpose(1, *range(2, d + 2), 0).reshape(grad.shape[1], len(self.index))
-        grad_u = grad_grid = None
-        if self.needs_grad[1]:
-            along = [(slope * g).sum(axis=0) for slope in reversed(self.slopes)]
-            grad_grid = xp.stack(along).reshape(d, *self.points_shape)
-            grad_grid = grad_grid.transpose(-1, *range(1, d + 1), 0)
-        if self.needs_grad[0]:
-            padded = xp.zeros((len(g), prod(self.padded_shape[1:])), dtype=g.dtype)
-            for offset, weight in self.taps():  # Eq. (6)
-                for channel, gc in zip(padded, g, strict=True):
-                    add_at(channel[offset:], self.index, gc * weight)
-            padded = padded.reshape(self.padded_shape)
-            grad_u = unpad(padded, self.axes[0].margin, self.outside)
-            grad_u = grad_u.transpose(-1, *range(d + 1))
-        return grad_u, grad_grid
+        along: list[Array] = []  # the axes of the image, outermost first
+        grad_phi: dict[int, Array] = {}
+        inputs = [i for axis in self.axes for i in axis.inputs]
+        for i, derivative in zip(inputs, self.derivatives, strict=True):
+            if i == GRID:
+                along.append((derivative * g).sum(axis=0))
+            else:
+                grad_phi[i] = grad_phi.get(i, 0) + (derivative * g).sum()
+        grad_grid = self.as_grid(along[::-1]) if along else None
+        grad_u = self.adjoint(g) if self.needs_grad[0] else None
+        return grad_u, grad_grid, *(grad_phi.get(GRID + 1 + i) for i in range(self.num_phi))
+
+    def adjoint(self, g: Array) -> Array:
+        """dL/dU from dL/dV (C, points)."""
+        padded = array_module(g).zeros((len(g), prod(self.padded_shape[1:])), dtype=g.dtype)
+        for offset, weight in self.taps():  # Eq. (6)
+            for channel, gc in zip(padded, g, strict=True):
+                add_at(channel[offset:], self.index, gc * weight)
+        padded = padded.reshape(self.padded_shape)
+        grad_u = unpad(padded, self.margins, self.outside)
+        return grad_u.transpose(-1, *range(len(self.axes) + 1))
 
     def taps(self) -> Iterator[tuple[int, Array]]:
         """(offset in the flat image, product of the weights) of every tap."""
-        for ks in product(range(self.kernel.taps), repeat=len(self.axes)):
+        for ks in product(*(range(len(axis.weights)) for axis in self.axes)):
             weight = 1.0
             for axis, k in zip(self.axes, ks, strict=True):
                 weight = weight * axis.weights[k]
@@ -184,25 +324,20 @@ class GridSample(Function):
         """(C, points) as (N, C, *sizes'), the batch innermost in memory."""
         return v.reshape(len(v), *self.points_shape).transpose(-1, *range(len(self.points_shape)))
 
-
-def weigh(weights: list, values: list[Array]) -> Array:
-    """Sum of weight * value."""
-    total = weights[0] * values[0]
-    for weight, value in zip(weights[1:], values[1:], strict=True):
-        total += weight * value
-    return total
+    def as_grid(self, along: list[Array]) -> Array:
+        """Coordinates (points,) as (N, *sizes', d)."""
+        points = array_module(along[0]).stack(along).reshape(len(along), *self.points_shape)
+        return points.transpose(-1, *range(1, points.ndim - 1), 0)
 
 
 Pairs = list[tuple[int, int]]
 
 
-def pad(u: Array, margin: int, outside: list[Pairs]) -> Array:
-    """(C, *sizes, N) with `margin` more pixels on every side of every spatial axis."""
-    xp = array_module(u)
-    inner = tuple(slice(margin, margin + size) for size in u.shape[1:-1])
-    padded = xp.zeros(
-        (len(u), *(size + 2 * margin for size in u.shape[1:-1]), u.shape[-1]), dtype=u.dtype
-    )
+def pad(u: Array, margins: list[int], outside: list[Pairs]) -> Array:
+    """(C, *sizes, N) with so many more pixels on both sides of every spatial axis."""
+    sizes = [size + 2 * margin for size, margin in zip(u.shape[1:-1], margins, strict=True)]
+    padded = array_module(u).zeros((len(u), *sizes, u.shape[-1]), dtype=u.dtype)
+    inner = tuple(slice(margin, -margin) for margin in margins)
     padded[(slice(None), *inner)] = u
     for axis, pairs in enumerate(outside, start=1):
         for there, seen in pairs:
@@ -210,12 +345,12 @@ def pad(u: Array, margin: int, outside: list[Pairs]) -> Array:
     return padded
 
 
-def unpad(padded: Array, margin: int, outside: list[Pairs]) -> Array:
+def unpad(padded: Array, margins: list[int], outside: list[Pairs]) -> Array:
     """The adjoint of `pad`: what the border received goes to the pixels that are seen there."""
     for axis, pairs in reversed(list(enumerate(outside, start=1))):
         for there, seen in pairs:
             padded[at(axis, seen)] += padded[at(axis, there)]
-    inner = tuple(slice(margin, size - margin) for size in padded.shape[1:-1])
+    inner = tuple(slice(margin, -margin) for margin in margins)
     return padded[(slice(None), *inner)]
 
 
@@ -243,7 +378,7 @@ def at(axis: int, i: int) -> tuple:
     return (*[slice(None)] * axis, i)
 
 
-def check(u: Array, grid: Array) -> None:
+def check(u: Array, grid: Array, kernels: Sequence[Kernel]) -> None:
     d = u.ndim - 2
     if d not in (2, 3) or grid.ndim != d + 2 or grid.shape[-1] != d:
         raise ValueError(
@@ -257,6 +392,8 @@ def check(u: Array, grid: Array) -> None:
             )
     if len(u) not in (1, len(grid)):
         raise ValueError(f"{len(u)} images but {len(grid)} grids; one image may have many grids")
+    if len(kernels) != d:
+        raise ValueError(f"{len(kernels)} kernels for {d} axes: give one, or one for each axis")
     if 0 in u.shape[2:]:
         raise ValueError(f"images without pixels: {u.shape}")
 
@@ -264,9 +401,10 @@ def check(u: Array, grid: Array) -> None:
 def grid_sample(
     U: Any,
     grid: Any,
-    mode: str | Kernel = "bilinear",
+    mode: str | Kernel | Sequence[Kernel] = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = True,
+    antialias: bool = False,
 ) -> Tensor:
     """Sample images at the points of a grid: Eq. (3), differentiable in both.
 
@@ -276,13 +414,18 @@ def grid_sample(
         One image, N = 1, may be sampled by many grids.
     grid : (N, H', W', 2) or (N, D', H', W', 3)
         Points (x, y) or (x, y, z) in normalised coordinates.
-    mode : "bilinear", "nearest" or Kernel
-        Eq. (5), Eq. (4), or a kernel of one's own.
+    mode : "bilinear", "nearest", "bicubic", Kernel, or one Kernel for each of x, y (, z)
+        Eq. (5), Eq. (4), PyTorch's cubic, or any other (see `spatial.kernels`). The parameters
+        Phi of a kernel get their gradients, too.
     padding_mode : "zeros", "border" or "reflection"
         What lies outside: nothing, the border pixel on and on, or the image mirrored.
     align_corners : bool
         Whether -1 and 1 are the centres of the border pixels (the default, the paper's reading),
         or their outer edges. Give the grid and the sampler the same.
+    antialias : bool
+        Where neighbours of the output lie more than a pixel of U apart, make the kernel that much
+        wider (Sect. 3.4 warns of what happens else). Costs the square of the reduction. For the
+        gradient the widths count as given.
 
     Returns
     -------
@@ -311,6 +454,17 @@ def grid_sample(
     """
     if padding_mode not in PADDINGS:
         raise ValueError(f"padding_mode must be one of {', '.join(PADDINGS)}, not {padding_mode!r}")
+    if isinstance(mode, list | tuple):
+        kernels = [kernel_of(m) for m in mode]
+    else:
+        kernels = [kernel_of(mode)] * (np.ndim(getattr(grid, "data", grid)) - 2)
+    phi = [p for kernel in dict.fromkeys(kernels) for p in kernel.parameters()]
     return GridSample.apply(
-        U, grid, kernel=kernel_of(mode), padding_mode=padding_mode, align_corners=align_corners
+        U,
+        grid,
+        *phi,
+        kernels=kernels,
+        padding_mode=padding_mode,
+        align_corners=align_corners,
+        antialias=antialias,
     )
