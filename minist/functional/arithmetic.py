@@ -167,6 +167,28 @@ class Sqrt(Function):
         return grad / (2 * self.y)
 
 
+class Sin(Function):
+    """y = sin(x);  dL/dx = g cos(x)."""
+
+    def forward(self, x: Array) -> Array:
+        self.x = x
+        return array_module(x).sin(x)
+
+    def backward(self, grad: Array) -> Array:
+        return grad * array_module(grad).cos(self.x)
+
+
+class Cos(Function):
+    """y = cos(x);  dL/dx = -g sin(x)."""
+
+    def forward(self, x: Array) -> Array:
+        self.x = x
+        return array_module(x).cos(x)
+
+    def backward(self, grad: Array) -> Array:
+        return -grad * array_module(grad).sin(self.x)
+
+
 class Abs(Function):
     """y = |x|;  dL/dx = g sign(x), and 0 at the kink x = 0."""
 
@@ -407,6 +429,16 @@ def log(x: Any) -> Tensor:
 def sqrt(x: Any) -> Tensor:
     """Square root of each element."""
     return Sqrt.apply(x)
+
+
+def sin(x: Any) -> Tensor:
+    """Sine of each element, in radians."""
+    return Sin.apply(x)
+
+
+def cos(x: Any) -> Tensor:
+    """Cosine of each element, in radians."""
+    return Cos.apply(x)
 
 
 def abs_(x: Any) -> Tensor:

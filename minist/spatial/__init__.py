@@ -1,40 +1,61 @@
 """Spatial transformers: Section 3 of the paper, a file for each part.
 
-`localisation` (Sect. 3.1) regresses theta, `grid` and `thin_plate` (Sect. 3.2) turn it into
-sampling points, `sampler` and `kernels` (Sect. 3.3) read the image there, `transformer`
-(Sect. 3.4) is the whole.
+`localisation` (Sect. 3.1) regresses theta; `grid`, with `homogeneous`, `thin_plate` and
+`piecewise` (Sect. 3.2), turns it into sampling points; `sampler` and `kernels` (Sect. 3.3) read
+the image there; `transformer` (Sect. 3.4) is the whole.
 """
 
 from . import kernels
-from .grid import (
+from .grid import Composition, LinearBasis, Transformation, regular_grid
+from .homogeneous import (
     Affine,
     Attention,
     Projective,
-    Transformation,
+    Rotation,
+    Scale,
+    Similarity,
+    Translation,
     affine_grid,
     projective_grid,
-    regular_grid,
-    theta_from_pixels,
-    theta_to_pixels,
 )
 from .localisation import LocalisationCNN, LocalisationFC, ThetaRegression
+from .piecewise import PiecewiseAffine
+from .pixels import theta_from_pixels, theta_to_pixels
 from .sampler import grid_sample
 from .thin_plate import ThinPlateSpline, tps_grid
-from .transformer import SpatialTransformer, share_outside
+from .transformer import (
+    ParallelTransformers,
+    SpatialTransformer,
+    identity_penalty,
+    outside_penalty,
+    project,
+    share_outside,
+)
 
 __all__ = [
     "Affine",
     "Attention",
+    "Composition",
+    "LinearBasis",
     "LocalisationCNN",
     "LocalisationFC",
+    "ParallelTransformers",
+    "PiecewiseAffine",
     "Projective",
+    "Rotation",
+    "Scale",
+    "Similarity",
     "SpatialTransformer",
     "ThetaRegression",
     "ThinPlateSpline",
     "Transformation",
+    "Translation",
     "affine_grid",
     "grid_sample",
+    "identity_penalty",
     "kernels",
+    "outside_penalty",
+    "project",
     "projective_grid",
     "regular_grid",
     "share_outside",

@@ -4,10 +4,20 @@ Every transformation here has the form at the end of Sect. 3.2,
 
     T_theta(G) = M(theta) B,
 
-B a representation of the regular grid G of the output that depends on its size alone, and M a
-matrix made of theta. For the affine transformation of Eq. (1), B is G in homogeneous coordinates,
-rows x, y and 1, and M is the matrix A_theta itself. A new transformation is a class that says
-what its `matrix` and its `basis` are; it gets its grid and its gradient from here.
+M a matrix made of theta, and B a representation of the regular grid G of the output: K numbers
+for each of its points, which do not depend on theta.
+
+    transformation             M(theta)                                 B, at a point (x, y)
+    Affine, Eq. (1)            theta, 2x3                               x, y, 1
+    Attention, Eq. (2)         [[s, 0, tx], [0, s, ty]]                 x, y, 1
+    Similarity, Rotation, ...  2x3, made of scale, angle, translation   x, y, 1
+    Projective                 theta and a 1, 3x3, then divided         x, y, 1
+    ThinPlateSpline            theta, the 2xP points that are seen      the spline of each point
+    PiecewiseAffine            the same                                 the hat of each point
+    LinearBasis                theta, 2xK                               given, or learnt
+
+A new transformation is a class that says what its `matrix` and its `basis_at` are; it gets its
+grid, its gradient and its composition with others from here.
 
 theta says where each output pixel looks. (So +0.5 in x moves the window to the right, and what is
 seen in it to the left.)
@@ -20,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import functional as F
+from .. import nn
 from ..autograd import Function, Tensor, no_grad, tensor
 from ..backend import Array, array_module
 
@@ -50,33 +60,6 @@ class BasisGrid(Function):
         grad_m = (self.basis @ g).transpose(2, 0, 1) if self.needs_grad[0] else None
         grad_basis = (self.m @ g.swapaxes(1, 2)).sum(axis=0) if self.needs_grad[1] else None
         return grad_m, grad_basis
-
-
-class PerspectiveDivision(Function):
-    """(x, y, w) to (x / w, y / w), the last axis of homogeneous points.
-
-    d(x/w)/dx = 1/w,  d(x/w)/dw = -(x/w) / w.
-
-    On the line at infinity, |w| <= 1e-8, there is no such point: it is put far outside the image
-    with gradient 0. A negative w is as good as any.
-    """
-
-    smallest = 1e-8
-    far = 1e6  # in half images
-
-    def forward(self, points: Array) -> Array:
-        xp = array_module(points)
-        w = points[..., -1:]
-        self.valid = abs(w) > self.smallest
-        # Replaced before the division: afterwards it would be too late for the gradient.
-        self.w = xp.where(self.valid, w, xp.ones_like(w))
-        self.y = points[..., :-1] / self.w
-        return xp.where(self.valid, self.y, xp.full_like(self.y, self.far))
-
-    def backward(self, grad: Array) -> Array:
-        grad = grad * self.valid / self.w
-        grad_w = -(grad * self.y).sum(axis=-1, keepdims=True)
-        return array_module(grad).concatenate([grad, grad_w], axis=-1)
 
 
 def regular_axis(n: int, align_corners: bool = True) -> np.ndarray:
@@ -114,26 +97,37 @@ def floating(theta: Any) -> Tensor:
     return theta
 
 
-class Transformation:
+def pixels_per_unit(n: int, align_corners: bool) -> float:
+    """Of an axis of n pixels: d pixel / d coordinate, half of what -1..1 spans."""
+    return (n - 1 if align_corners else n) / 2
+
+
+class Transformation(nn.Module):
     """A class of transformations T_theta (Sect. 3.2).
 
-    A subclass sets `num_parameters` and writes `identity` and `matrix`, and `basis` where it is
-    not the regular grid. theta is always (N, num_parameters), a tensor or an array.
+    A subclass sets `num_parameters` and writes `identity`, `matrix` and `basis_at`. theta is
+    always (N, num_parameters), a tensor or an array. It is a module because a transformation may
+    have something to learn itself, as `LinearBasis` has.
     """
 
     num_parameters: int
+    dimensions: int = 2
 
     def identity(self) -> np.ndarray:
         """theta of the identity, (num_parameters,), float64."""
         raise NotImplementedError
 
     def matrix(self, theta: Tensor) -> Tensor:
-        """M(theta), (N, 2, K), or (N, 3, K) for homogeneous points."""
+        """M(theta), (N, d, K)."""
         raise NotImplementedError
 
-    def basis(self, size: Size, align_corners: bool) -> np.ndarray:
-        """B, (K, H' W'), float64."""
-        return regular_grid(size, align_corners)
+    def basis_at(self, points: Tensor) -> Tensor:
+        """B at points (N, d, P): (N, K, P)."""
+        raise NotImplementedError
+
+    def divide(self, points: Tensor) -> Tensor:
+        """What is still to be done with M B; `Projective` divides by its last coordinate."""
+        return points
 
     def grid(self, theta: Any, size: Size, align_corners: bool = True) -> Tensor:
         """Where each pixel of an output of `size` looks in the input, differentiable in theta.
@@ -157,8 +151,49 @@ class Transformation:
             If theta is not floating.
         """
         m = self.matrix(self.checked(theta))
-        basis = array_module(m.data).asarray(self.basis(tuple(size), align_corners), dtype=m.dtype)
-        return BasisGrid.apply(m, basis, size=tuple(size))
+        size = tuple(size)
+        if len(size) != self.dimensions:
+            sides = "(H', W')" if self.dimensions == 2 else "(D', H', W')"
+            raise ValueError(f"{self!r}: the size of a grid is {sides}, not {size}")
+        return self.divide(BasisGrid.apply(m, self.basis(size, align_corners, m), size=size))
+
+    def transform(self, theta: Any, points: Any) -> Tensor:
+        """T_theta of points of one's own, differentiable in both.
+
+        Parameters
+        ----------
+        theta : (N, num_parameters)
+        points : (N, ..., 2)
+            In normalised coordinates.
+
+        Returns
+        -------
+        (N, ..., 2)
+        """
+        m = self.matrix(self.checked(theta))
+        points = points if isinstance(points, Tensor) else tensor(points)
+        n, *between, d = points.shape
+        if n != len(m) or d != self.dimensions:
+            raise ValueError(
+                f"{self!r}: {len(m)} theta need points ({len(m)}, ..., {self.dimensions}), "
+                f"not {points.shape}"
+            )
+        seen = m @ self.basis_at(points.reshape(n, -1, d).transpose(0, 2, 1))
+        return self.divide(seen.transpose(0, 2, 1).reshape(n, *between, seen.shape[1]))
+
+    @no_grad()
+    def basis(self, size: Size, align_corners: bool, like: Tensor) -> Array | Tensor:
+        """B at the regular grid, (K, points), computed in float64 and kept in the dtype and on the
+        device of `like`."""
+        known = self.__dict__.setdefault("_bases", {})
+        key = (size, align_corners, like.dtype, like.device)
+        if key not in known:
+            if len(known) >= 16:
+                known.clear()
+            points = regular_grid(size, align_corners)[: self.dimensions]
+            basis = self.basis_at(Tensor(points[None])).data[0]
+            known[key] = array_module(like.data).asarray(basis, dtype=like.dtype)
+        return known[key]
 
     def checked(self, theta: Any) -> Tensor:
         """theta as a tensor of the right shape, or a ValueError."""
@@ -172,7 +207,18 @@ class Transformation:
 
     def inverse(self, theta: Any) -> Tensor:
         """theta of the inverse transformation, where the class has one."""
-        raise NotImplementedError(f"{type(self).__name__} has no inverse of its own class")
+        raise NotImplementedError(f"{self!r} has no inverse of its own class")
+
+    def compose(self, first: Any, second: Any) -> Tensor:
+        """theta of one transformation for two: T_first(T_second(G)), where the class has it.
+
+        Warping an image with `first`, and the outcome with `second`, is one warp with this.
+        """
+        raise NotImplementedError(f"two of {self!r} are not one of its own class; a @ b is general")
+
+    def __matmul__(self, other: Transformation) -> Composition:
+        """T_self(T_other(G)): two warps in one, first that of `self`, then that of `other`."""
+        return Composition(self, other)
 
     @no_grad()
     def outline(self, theta: Any, size: Size, align_corners: bool = True) -> Array:
@@ -194,229 +240,136 @@ class Transformation:
         walk = np.arange(side - 1)
         rows = np.concatenate([0 * walk, walk, 0 * walk + side - 1, walk[::-1] + 1])
         columns = np.concatenate([walk, 0 * walk + side - 1, walk[::-1] + 1, 0 * walk])
-        h, w = size
-        extent = np.array([w - 1, h - 1] if align_corners else [w, h])
         xp = array_module(grid)
-        half, centre = (xp.asarray(a / 2, dtype=grid.dtype) for a in (extent, np.array([w, h]) - 1))
+        half, centre = (
+            xp.asarray([f(n) for n in reversed(size)], dtype=grid.dtype)
+            for f in (lambda n: pixels_per_unit(n, align_corners), lambda n: (n - 1) / 2)
+        )
         return grid[:, xp.asarray(rows), xp.asarray(columns)] * half + centre
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        return f"{type(self).__name__}({self.extra_repr()})"
 
 
-class Affine(Transformation):
-    """The affine transformation of Eq. (1): crop, translation, rotation, scale and skew.
+class Composition(Transformation):
+    """T_a(T_b(G)), made by `a @ b`: one grid, and one sampling, for two warps in a row.
 
-    theta (N, 6), row-major:  x_s = t11 x + t12 y + t13,  y_s = t21 x + t22 y + t23.
+    theta (N, a.num_parameters + b.num_parameters), those of a first. The points that b looks at
+    are where a looks from, so a gradient goes to both.
+    """
+
+    def __init__(self, a: Transformation, b: Transformation):
+        if not isinstance(b, Transformation) or a.dimensions != b.dimensions:
+            raise ValueError(f"{a!r} cannot be composed with {b!r}")
+        self.a, self.b = a, b
+        self.dimensions = a.dimensions
+        self.num_parameters = a.num_parameters + b.num_parameters
+
+    def identity(self) -> np.ndarray:
+        return np.concatenate([self.a.identity(), self.b.identity()])
+
+    def grid(self, theta: Any, size: Size, align_corners: bool = True) -> Tensor:
+        theta_a, theta_b = self.parts(theta)
+        return self.a.transform(theta_a, self.b.grid(theta_b, size, align_corners))
+
+    def transform(self, theta: Any, points: Any) -> Tensor:
+        theta_a, theta_b = self.parts(theta)
+        return self.a.transform(theta_a, self.b.transform(theta_b, points))
+
+    def parts(self, theta: Any) -> tuple[Tensor, Tensor]:
+        theta = self.checked(theta)
+        return theta[:, : self.a.num_parameters], theta[:, self.a.num_parameters :]
+
+    def __repr__(self) -> str:
+        return f"{self.a!r} @ {self.b!r}"
+
+
+class ControlPoints(Transformation):
+    """A transformation that moves a regular lattice of control points, and between them the plane.
+
+    A subclass says in `basis_at` how much each control point moves a point, weights that sum to
+    1 and are 1 at the control point itself.
+    """
+
+    def __init__(self, rows: int, cols: int):
+        if rows < 2 or cols < 2:
+            raise ValueError(
+                f"{type(self).__name__}: {rows}x{cols} points lie on a line; take 2x2 or more"
+            )
+        self.rows, self.cols = rows, cols
+        self.num_parameters = 2 * rows * cols
+        y, x = np.meshgrid(regular_axis(rows), regular_axis(cols), indexing="ij")
+        self.control_points = np.stack([x.ravel(), y.ravel()], axis=1)
+
+    def identity(self) -> np.ndarray:
+        return self.control_points.ravel().copy()
+
+    def matrix(self, theta: Tensor) -> Tensor:
+        return theta.reshape(len(theta), self.rows * self.cols, 2).transpose(0, 2, 1)
+
+    def extra_repr(self) -> str:
+        return f"{self.rows}, {self.cols}"
+
+
+class LinearBasis(Transformation):
+    """The general form at the end of Sect. 3.2, T = M(theta) B with a B of one's own.
+
+    theta (N, d K) is M row by row. With B = x, y, 1 this is `Affine`; with more rows, whatever is
+    linear in them. As the paper proposes, B itself may be learnt for the task at hand.
+
+    Parameters
+    ----------
+    B : (K, H', W') or (K, D', H', W')
+        K numbers for each pixel of the output, whose size is thus fixed.
+    learn : bool
+        Whether B is learnt.
+    align_corners : bool
+        What B's coordinates mean; for the identity.
 
     Examples
     --------
     >>> from minist import spatial
-    >>> affine = spatial.Affine()
-    >>> affine.grid(affine.identity()[None], (2, 2)).data[0].tolist()
-    [[[-1.0, -1.0], [1.0, -1.0]], [[-1.0, 1.0], [1.0, 1.0]]]
+    >>> x, y, one = spatial.regular_grid((28, 28)).reshape(3, 28, 28)
+    >>> waves = LinearBasis([x, y, one, np.sin(np.pi * y)])
+    >>> waves
+    LinearBasis(4x28x28)
+    >>> (waves.identity().round(6) + 0.0).tolist()
+    [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
     """
 
-    num_parameters = 6
+    def __init__(self, B: Any, learn: bool = False, align_corners: bool = True):
+        B = nn.Parameter(B, requires_grad=learn)
+        if B.ndim not in (3, 4):
+            raise ValueError(f"LinearBasis: B is (K, H', W') or (K, D', H', W'), not {B.shape}")
+        self.size = B.shape[1:]
+        self.dimensions = len(self.size)
+        self.align_corners = align_corners
+        self.num_parameters = self.dimensions * len(B)
+        g = regular_grid(self.size, align_corners)[: self.dimensions]
+        b = B.numpy().reshape(len(B), -1).astype(np.float64)
+        self._identity = np.linalg.lstsq(b.T, g.T, rcond=None)[0].T.ravel()
+        self.B = B
 
     def identity(self) -> np.ndarray:
-        return np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+        """theta whose grid is nearest to the regular one: the identity, if B's rows give it."""
+        return self._identity.copy()
 
     def matrix(self, theta: Tensor) -> Tensor:
-        return theta.reshape(len(theta), 2, 3)
+        return theta.reshape(len(theta), self.dimensions, len(self.B))
 
-    def inverse(self, theta: Any) -> Tensor:
-        """theta that undoes this one; not finite where the matrix is singular."""
-        theta = self.checked(theta)
-        a, b, tx, c, d, ty = (theta[:, i] for i in range(6))
-        det = a * d - b * c
-        rows = [d, -b, b * ty - d * tx, -c, a, c * tx - a * ty]
-        return F.stack([row / det for row in rows], axis=1)
+    def basis(self, size: Size, align_corners: bool, like: Tensor) -> Tensor:
+        if (size, align_corners) != (self.size, self.align_corners):
+            raise ValueError(
+                f"{self!r}: B is for an output of {self.size} with align_corners="
+                f"{self.align_corners}, not {size} with {align_corners}"
+            )
+        return self.B.reshape(len(self.B), -1).astype(like.dtype)
 
-
-class Attention(Transformation):
-    """Attention, Eq. (2): crop, translation and isotropic scale.
-
-    theta (N, 3), (s, tx, ty):  x_s = s x + tx,  y_s = s y + ty.
-
-    Parameters
-    ----------
-    scale : float, optional
-        Fixes s; theta is then (N, 2), (tx, ty), as in the bird experiment (Table 3).
-    """
-
-    def __init__(self, scale: float | None = None):
-        self.scale = scale
-        self.num_parameters = 3 if scale is None else 2
-
-    def identity(self) -> np.ndarray:
-        """theta that looks at the middle: of the whole image, unless the scale is fixed."""
-        return np.array([1.0, 0.0, 0.0][-self.num_parameters :])
-
-    def matrix(self, theta: Tensor) -> Tensor:
-        *s, tx, ty = (theta[:, i] for i in range(self.num_parameters))
-        s = s[0] if s else 0.0 * tx + self.scale
-        return F.stack([s, 0.0 * s, tx, 0.0 * s, s, ty], axis=1).reshape(
-            len(theta), 2, 3
-        )  # Eq. (2)
-
-    def inverse(self, theta: Any) -> Tensor:
-        """theta that undoes this one; not finite where s is 0. The scale must not be fixed."""
-        if self.scale is not None:
-            return super().inverse(theta)
-        theta = self.checked(theta)
-        s, tx, ty = (theta[:, i] for i in range(3))
-        return F.stack([1.0 / s, -tx / s, -ty / s], axis=1)
-
-    def __repr__(self) -> str:
-        return "Attention()" if self.scale is None else f"Attention(scale={self.scale})"
-
-
-class Projective(Transformation):
-    """The plane projective transformation with 8 parameters (Sect. 3.2).
-
-    theta (N, 8), row-major h11 .. h32 with h33 = 1:  (x', y', w) = H (x, y, 1),
-    x_s = x' / w,  y_s = y' / w.  Where the line at infinity (w = 0) crosses the output, its
-    pixels look outside the image and give no gradient.
-    """
-
-    num_parameters = 8
-
-    def identity(self) -> np.ndarray:
-        return np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
-
-    def matrix(self, theta: Tensor) -> Tensor:
-        ones = array_module(theta.data).ones((len(theta), 1), dtype=theta.dtype)
-        return F.concatenate([theta, ones], axis=1).reshape(len(theta), 3, 3)
-
-    def grid(self, theta: Any, size: Size, align_corners: bool = True) -> Tensor:
-        return PerspectiveDivision.apply(super().grid(theta, size, align_corners))
-
-    def inverse(self, theta: Any) -> Tensor:
-        """theta that undoes this one; not finite where there is none with h33 = 1."""
-        m = self.matrix(self.checked(theta))
-        (a, b, c), (d, e, f), (g, h, i) = ([m[:, j, k] for k in range(3)] for j in range(3))
-        adjugate = [
-            *(e * i - f * h, c * h - b * i, b * f - c * e),
-            *(f * g - d * i, a * i - c * g, c * d - a * f),
-            *(d * h - e * g, b * g - a * h),
-        ]
-        return F.stack([entry / (a * e - b * d) for entry in adjugate], axis=1)
-
-
-def affine_grid(theta: Any, size: Size, align_corners: bool = True) -> Tensor:
-    """PyTorch's function: an affine grid for an output of shape `size` (Eq. (1)).
-
-    Parameters
-    ----------
-    theta : (N, 2, 3), or (N, 3, 4) for volumes
-    size : (N, C, H', W') or (N, C, D', H', W')
-        Shape of the output; only its spatial part and N count.
-    align_corners : bool
-        True by default, the paper's reading; PyTorch's default is False.
-
-    Returns
-    -------
-    (N, H', W', 2), the last axis (x, y); or (N, D', H', W', 3), (x, y, z)
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit.
-    TypeError
-        If theta is not floating.
-    """
-    theta = floating(theta)
-    d = len(size) - 2
-    if d not in (2, 3) or theta.shape != (size[0], d, d + 1):
-        raise ValueError(
-            "affine_grid: expected theta (N, 2, 3) with size (N, C, H, W), or (N, 3, 4) with "
-            f"(N, C, D, H, W); got theta {theta.shape} and size {tuple(size)}"
+    def basis_at(self, points: Tensor) -> Tensor:
+        raise NotImplementedError(
+            f"{self!r}: B is known at its own pixels only, so it can be the right one in a @ b"
         )
-    basis = regular_grid(tuple(size[2:]), align_corners)
-    basis = array_module(theta.data).asarray(basis, dtype=theta.dtype)
-    return BasisGrid.apply(theta, basis, size=tuple(size[2:]))
 
-
-def projective_grid(theta: Any, size: Size, align_corners: bool = True) -> Tensor:
-    """A projective grid: theta (N, 8) and the output's shape (N, C, H', W') to (N, H', W', 2)."""
-    return Projective().grid(theta, tuple(size[2:]), align_corners)
-
-
-def theta_from_pixels(
-    matrix: Any, size_in: Size, size_out: Size, align_corners: bool = True
-) -> np.ndarray:
-    """theta of a matrix in pixels, as OpenCV's `warpAffine` and `warpPerspective` take it.
-
-    Such a matrix says where a pixel (x, y) of the input goes in the output; theta says where an
-    output pixel looks in the input, in normalised coordinates. It is the inverse, in other units.
-
-    Parameters
-    ----------
-    matrix : (..., 2, 3) or (..., 3, 3)
-    size_in, size_out : (H, W), (H', W')
-
-    Returns
-    -------
-    (..., 6) for `Affine`, or (..., 8) for `Projective`, float64
-    """
-    forward = _square(np.asarray(matrix, dtype=np.float64))
-    theta = (
-        _to_normalised(size_in, align_corners)
-        @ np.linalg.inv(forward)
-        @ np.linalg.inv(_to_normalised(size_out, align_corners))
-    )
-    return _parameters(theta, affine=np.shape(matrix)[-2] == 2)
-
-
-def theta_to_pixels(
-    theta: Any, size_in: Size, size_out: Size, align_corners: bool = True
-) -> np.ndarray:
-    """The matrix in pixels, OpenCV's, of theta: the opposite of `theta_from_pixels`.
-
-    theta (..., 6) or (..., 8) gives (..., 2, 3) or (..., 3, 3), the latter with h33 = 1; float64.
-    Raises ValueError for another width.
-    """
-    theta = np.asarray(theta, dtype=np.float64)
-    if theta.shape[-1:] not in ((6,), (8,)):
-        raise ValueError(f"theta_to_pixels: theta is (..., 6) or (..., 8), not {theta.shape}")
-    affine = theta.shape[-1] == 6
-    if affine:
-        theta = _square(theta.reshape(*theta.shape[:-1], 2, 3))
-    else:
-        ones = np.ones((*theta.shape[:-1], 1))
-        theta = np.concatenate([theta, ones], axis=-1).reshape(*theta.shape[:-1], 3, 3)
-    backward = (
-        np.linalg.inv(_to_normalised(size_in, align_corners))
-        @ theta
-        @ _to_normalised(size_out, align_corners)
-    )
-    matrix = np.linalg.inv(backward)
-    matrix = matrix / matrix[..., 2:, 2:]
-    return matrix[..., :2, :] if affine else matrix
-
-
-def _to_normalised(size: Size, align_corners: bool) -> np.ndarray:
-    """The 3x3 matrix from pixels to -1..1; a side of one pixel goes to 0, one unit a pixel."""
-    h, w = size
-    rows = []
-    for i, n in enumerate((w, h)):
-        extent = max(n - 1, 1) if align_corners else n
-        row = [0.0, 0.0, -(n - 1) / extent]
-        row[i] = 2 / extent
-        rows.append(row)
-    return np.array([*rows, [0.0, 0.0, 1.0]])
-
-
-def _square(matrix: np.ndarray) -> np.ndarray:
-    if matrix.shape[-2:] == (3, 3):
-        return matrix
-    if matrix.shape[-2:] != (2, 3):
-        raise ValueError(f"a pixel matrix is (..., 2, 3) or (..., 3, 3), not {matrix.shape}")
-    last = np.broadcast_to([0.0, 0.0, 1.0], (*matrix.shape[:-2], 1, 3))
-    return np.concatenate([matrix, last], axis=-2)
-
-
-def _parameters(matrix: np.ndarray, affine: bool) -> np.ndarray:
-    flat = (matrix / matrix[..., 2:, 2:]).reshape(*matrix.shape[:-2], 9)
-    return flat[..., :6] if affine else flat[..., :8]
+    def extra_repr(self) -> str:
+        learnt = ", learn=True" if self.B.requires_grad else ""
+        return "x".join(map(str, (len(self.B), *self.size))) + learnt

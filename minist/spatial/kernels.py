@@ -217,7 +217,8 @@ class Gaussian(Kernel):
     sigma : float
         In pixels; below 0.1 it counts as 0.1, where nothing but the nearest pixel is left.
     support : float, optional
-        Where the kernel is cut off; 3 sigma by default. Give more where sigma is to grow.
+        Where the kernel is cut off; 3 sigma by default, at least 1, so that no point lies between
+        the pixels unseen by any. Give more where sigma is to grow.
     learn : bool
         Whether sigma is learnt.
     """
@@ -227,7 +228,7 @@ class Gaussian(Kernel):
 
     def __init__(self, sigma: float = 0.5, support: float | None = None, learn: bool = False):
         self.sigma = nn.Parameter(sigma, requires_grad=learn)
-        self.support = 3 * sigma if support is None else support
+        self.support = max(3 * sigma, 1.0) if support is None else support
 
     def k(self, x: Array, sigma: Array) -> Array:
         xp = array_module(x)
@@ -251,7 +252,7 @@ class BSpline(Kernel):
 
     With (x)_+ = max(x, 0), n the degree and c = (n + 1) / 2,
 
-        beta_n(x) = 1/n!  sum over i of  (-1)^i binomial(n + 1, i) (x + c - i)_+^n,
+        beta_n(x) = 1/n!  sum over i < c of  (-1)^i binomial(n + 1, i) (c - i - |x|)_+^n,
         d beta_n/dx = beta_(n-1)(x + 1/2) - beta_(n-1)(x - 1/2).
 
     From degree 2 on it smooths: sampled at its own pixels, an image comes out blurred.
@@ -279,23 +280,25 @@ class BSpline(Kernel):
 
 
 def bell(x: Array, degree: int) -> Array:
-    """beta_n(x); steps belong to their right-hand side."""
+    """beta_n(x); the steps of the box, beta_0, belong to their right-hand side."""
     xp = array_module(x)
+    if degree == 0:
+        return ((x >= -0.5) & (x < 0.5)).astype(x.dtype)
     total = xp.zeros_like(x)
-    for i in range(degree + 2):
-        y = x + ((degree + 1) / 2 - i)
-        power = xp.where(y >= 0, y**degree, x.dtype.type(0))
-        total += (-1) ** i * math.comb(degree + 1, i) / math.factorial(degree) * power
+    # From the nearer end the terms are few and small; from one end for all, float32 loses digits.
+    for i in range(degree // 2 + 1):
+        y = xp.maximum((degree + 1) / 2 - i - abs(x), 0)
+        total += (-1) ** i * math.comb(degree + 1, i) / math.factorial(degree) * y**degree
     return total
 
 
 KERNELS = {"nearest": Nearest, "bilinear": Bilinear, "bicubic": Bicubic}
 
 
-def kernel_of(mode: str | Kernel) -> Kernel:
-    """The kernel of a name, "nearest", "bilinear" or "bicubic"; a Kernel as it is."""
+def kernel_of(mode: str | Kernel, device: str = "cpu") -> Kernel:
+    """The kernel of a name, "nearest", "bilinear" or "bicubic", on a device; a Kernel as it is."""
     if isinstance(mode, Kernel):
         return mode
     if mode not in KERNELS:
         raise ValueError(f"mode must be one of {', '.join(KERNELS)} or a Kernel, not {mode!r}")
-    return KERNELS[mode]()
+    return KERNELS[mode]().to(device)

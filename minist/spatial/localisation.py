@@ -24,13 +24,25 @@ class ThetaRegression(nn.Linear):
 
     Its weights start at zero and its bias at the identity, so that the first theta of every image
     is the identity.
+
+    Parameters
+    ----------
+    in_features : int
+    transformation : Transformation
+    start : (num_parameters,) or (k, num_parameters), optional
+        The first theta instead of the identity; k of them for k transformers in parallel
+        (`ParallelTransformers`), which must start apart from each other to become different.
     """
 
-    def __init__(self, in_features: int, transformation: Transformation):
-        self.weight = nn.Parameter(
-            np.zeros((transformation.num_parameters, in_features), dtype=np.float32)
-        )
-        self.bias = nn.Parameter(transformation.identity().astype(np.float32))
+    def __init__(self, in_features: int, transformation: Transformation, start: Any = None):
+        start = np.asarray(transformation.identity() if start is None else start, np.float32)
+        if start.shape[-1:] != (transformation.num_parameters,) or start.ndim > 2:
+            raise ValueError(
+                f"ThetaRegression: start must be ({transformation.num_parameters},) or "
+                f"(k, {transformation.num_parameters}) for {transformation!r}, not {start.shape}"
+            )
+        self.weight = nn.Parameter(np.zeros((start.size, in_features), dtype=np.float32))
+        self.bias = nn.Parameter(start.ravel())
 
 
 class Localisation(nn.Sequential):

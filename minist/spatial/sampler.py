@@ -19,7 +19,7 @@ there is nothing left to check, pixel by pixel, and nothing can be read out of b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Function, Tensor
-from ..backend import Array, add_at, array_module
+from ..backend import Array, add_at, array_module, device_of
+from .grid import pixels_per_unit
 from .kernels import Kernel, kernel_of
 
 PADDINGS = ("zeros", "border", "reflection")
@@ -58,9 +59,9 @@ class Axis:
         pixel, inside = to_pixels(x, size, kernel, padding_mode, align_corners, self.margin)
         # A point that rounding left just beside a pixel is at the pixel: the identity grid must
         # see each pixel's own value and slope, not its left neighbour's.
-        slack = rounding(x.dtype) * max(size, 2) / 2
+        slack = rounding(x.dtype, size)
         m = kernel.floor(pixel + slack, taps)
-        t = pixel - m
+        t = xp.maximum(pixel - m, -0.5)  # -0.5 and less by rounding: on no side of a box's step
         t *= abs(t) > slack
         self.index = m.astype(xp.intp) + (self.margin + taps[0])
         values = list(phi.values())
@@ -80,14 +81,9 @@ class Axis:
 GRID = 1  # of the inputs U, grid and Phi
 
 
-def pixels_per_unit(size: int, align_corners: bool) -> float:
-    """d pixel / d coordinate."""
-    return (size - 1 if align_corners else size) / 2
-
-
-def rounding(dtype: np.dtype) -> float:
-    """How far a coordinate in -1..1 may be off by rounding: a few units in the last place."""
-    return 8 * float(np.finfo(dtype).eps)
+def rounding(dtype: np.dtype, size: int) -> float:
+    """How far a point may be off by rounding, in pixels: a few units in its last place."""
+    return 8 * float(np.finfo(dtype).eps) * max(size, 2) / 2
 
 
 def normalise(weights: list, derivatives: list[list]) -> tuple[list, list[list]]:
@@ -135,7 +131,8 @@ def to_pixels(
     taps = kernel.taps()
     lowest = -float(margin + taps[0])
     highest = float(size + margin - 1 - taps[-1])
-    return xp.fmin(xp.fmax(x, lowest), highest), None
+    pixel = xp.fmin(xp.fmax(x, lowest), highest)
+    return pixel, None if padding_mode == "zeros" else (pixel == x).astype(x.dtype)
 
 
 def fold(x: Array, size: int, align_corners: bool) -> tuple[Array, Array]:
@@ -171,14 +168,18 @@ class Widened(Kernel):
         # Waits for a GPU: the number of taps decides what is to be done.
         self.support = kernel.support * float(width.max()) if width.size else kernel.support
 
+    def within(self, function: Callable[..., Array], x: Array, *phi: Array) -> Array:
+        """A function of x / width, each point's own."""
+        return self.kernel.within(function, x / self.width, *phi)
+
     def k(self, x: Array, *phi: Array) -> Array:
-        return self.kernel.within(self.kernel.k, x / self.width, *phi)
+        return self.kernel.k(x, *phi)
 
     def dk(self, x: Array, *phi: Array) -> Array:
-        return self.kernel.within(self.kernel.dk, x / self.width, *phi) / self.width
+        return self.kernel.dk(x, *phi) / self.width
 
     def dphi(self, x: Array, *phi: Array) -> list[Array]:
-        return self.kernel.dphi(x / self.width, *phi)
+        return self.kernel.dphi(x, *phi)
 
 
 def footprint(x: Array, size: int, align_corners: bool) -> Array:
@@ -195,6 +196,7 @@ def footprint(x: Array, size: int, align_corners: bool) -> Array:
             if x.shape[axis] > 1:
                 square += xp.gradient(x, axis=axis) ** 2
         width = xp.sqrt(square) * pixels_per_unit(size, align_corners)
+    width -= rounding(x.dtype, size)  # an identity stays exact
     return xp.fmin(xp.fmax(width, 1.0), float(max(size, 1))).reshape(-1)
 
 
@@ -454,10 +456,11 @@ def grid_sample(
     """
     if padding_mode not in PADDINGS:
         raise ValueError(f"padding_mode must be one of {', '.join(PADDINGS)}, not {padding_mode!r}")
+    points = grid.data if isinstance(grid, Tensor) else grid
     if isinstance(mode, list | tuple):
-        kernels = [kernel_of(m) for m in mode]
+        kernels = [kernel_of(m, device_of(points)) for m in mode]
     else:
-        kernels = [kernel_of(mode)] * (np.ndim(getattr(grid, "data", grid)) - 2)
+        kernels = [kernel_of(mode, device_of(points))] * (np.ndim(points) - 2)
     phi = [p for kernel in dict.fromkeys(kernels) for p in kernel.parameters()]
     return GridSample.apply(
         U,

@@ -17,21 +17,21 @@ depends on the output's pixels alone.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from ..autograd import Tensor
-from ..backend import array_module
-from .grid import BasisGrid, Size, Transformation, floating, regular_axis, regular_grid
+from ..autograd import Function, Tensor
+from ..backend import Array, array_module
+from .grid import BasisGrid, ControlPoints, Size, floating, regular_grid
 
 
-class ThinPlateSpline(Transformation):
+class ThinPlateSpline(ControlPoints):
     """A thin plate spline through a regular grid of control points, 4x4 as in the paper.
 
     theta (N, 2 rows cols): where each control point looks, its absolute (x, y), points row-major.
-    The points lie at the corners, edges and inside of -1..1.
+    The points lie at the corners, edges and inside of -1..1. The system is solved once, when the
+    transformation is made; a grid is then one product of matrices.
 
     Parameters
     ----------
@@ -40,27 +40,35 @@ class ThinPlateSpline(Transformation):
     """
 
     def __init__(self, rows: int = 4, cols: int = 4):
-        if rows < 2 or cols < 2:
-            raise ValueError(
-                f"ThinPlateSpline: {rows}x{cols} points lie on a line; take 2x2 or more"
-            )
-        self.rows, self.cols = rows, cols
-        self.num_parameters = 2 * rows * cols
-        y, x = np.meshgrid(regular_axis(rows), regular_axis(cols), indexing="ij")
-        self.control_points = np.stack([x.ravel(), y.ravel()], axis=1)
+        super().__init__(rows, cols)
         self.solution = solve(self.control_points)
 
-    def identity(self) -> np.ndarray:
-        return self.control_points.ravel().copy()
+    def basis_at(self, points: Tensor) -> Tensor:
+        return SplineBasis.apply(points, centres=self.control_points, solution=self.solution)
 
-    def matrix(self, theta: Tensor) -> Tensor:
-        return theta.reshape(len(theta), self.rows * self.cols, 2).transpose(0, 2, 1)
 
-    def basis(self, size: Size, align_corners: bool) -> np.ndarray:
-        return _basis(self.rows, self.cols, size, align_corners)
+class SplineBasis(Function):
+    """B = S^T (phi, 1, x, y)(p) at points p (N, 2, points), S the solution: (N, P, points).
 
-    def __repr__(self) -> str:
-        return f"ThinPlateSpline({self.rows}, {self.cols})"
+    phi(r) = r^2 log r^2 has dphi/dp = 2 (p - c) (log r^2 + 1), 0 at r = 0. With h = S g:
+
+        dL/dp = sum over i of  h_i dphi_i/dp,  and the last two rows of h for x and y.
+    """
+
+    def forward(self, points: Array, centres: np.ndarray, solution: np.ndarray) -> Array:
+        xp = array_module(points)
+        centres, self.solution = (xp.asarray(a, dtype=points.dtype) for a in (centres, solution))
+        self.apart = points[:, None] - centres[:, :, None]  # (N, P, 2, points)
+        self.r2 = (self.apart**2).sum(axis=2)
+        self.log = xp.log(xp.where(self.r2 == 0, xp.ones_like(self.r2), self.r2))
+        ones = xp.ones_like(points[:, :1])
+        return self.solution.T @ xp.concatenate([self.r2 * self.log, ones, points], axis=1)
+
+    def backward(self, grad: Array) -> Array:
+        h = self.solution @ grad
+        p = self.r2.shape[1]
+        slope = 2 * (self.log + (self.r2 > 0)) * h[:, :p]
+        return (slope[:, :, None] * self.apart).sum(axis=1) + h[:, p + 1 :]
 
 
 def solve(control_points: np.ndarray) -> np.ndarray:
@@ -98,12 +106,6 @@ def _phi(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """phi(|a_i - b_j|) = r^2 log r^2, 0 at r = 0."""
     r2 = ((a[:, None] - b[None]) ** 2).sum(axis=-1)
     return r2 * np.log(np.where(r2 == 0, 1.0, r2))
-
-
-@lru_cache(maxsize=64)
-def _basis(rows: int, cols: int, size: Size, align_corners: bool) -> np.ndarray:
-    spline = ThinPlateSpline(rows, cols)
-    return spline.solution.T @ features(spline.control_points, regular_grid(size, align_corners))
 
 
 def tps_grid(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from .. import functional as F
 from .. import nn
 from ..autograd import Tensor
-from ..backend import Array
+from ..backend import Array, array_module, is_cupy
 from .grid import Transformation
 from .kernels import Kernel
 from .sampler import grid_sample
@@ -15,7 +20,9 @@ from .sampler import grid_sample
 class SpatialTransformer(nn.Module):
     """Transforms each feature map the way a localisation network says.
 
-    It can stand anywhere in a network, in any number.
+    It can stand anywhere in a network, in any number: on the input or on feature maps, one behind
+    the other, or several side by side (`ParallelTransformers`). The localisation network's
+    parameters, `localisation.parameters()`, can have a learning rate of their own.
 
     Parameters
     ----------
@@ -24,9 +31,14 @@ class SpatialTransformer(nn.Module):
     transformation : Transformation
         What theta means.
     output_size : (H', W'), optional
-        The size of U by default.
-    mode, padding_mode, align_corners
+        The size of U by default. Of volumes (D', H', W').
+    mode, padding_mode, align_corners, antialias
         Of the sampler; align_corners of the grid, too (see `grid_sample`).
+    iterations : int
+        How often to look. From the second time on the localisation network sees what the
+        transformer has made of U so far and says what is still missing (Lin and Lucey, 2017);
+        theta is composed, and U itself sampled again, so that nothing is blurred twice. Needs a
+        transformation with `compose`.
 
     Attributes
     ----------
@@ -36,23 +48,41 @@ class SpatialTransformer(nn.Module):
 
     Raises
     ------
+    NotImplementedError
+        For iterations of a transformation that does not compose.
     ValueError
         In forward, if the localisation network gives a theta of another width.
+
+    Warns
+    -----
+    UserWarning
+        Once, in training, if more than half of the images are sampled mostly outside: there is no
+        gradient out there to come back by. (Not on a GPU, where asking would mean waiting; the log
+        of a training run has the share of points outside.)
     """
 
     def __init__(
         self,
         localisation: nn.Module,
         transformation: Transformation,
-        output_size: tuple[int, int] | None = None,
-        mode: str | Kernel = "bilinear",
+        output_size: Sequence[int] | None = None,
+        mode: str | Kernel | Sequence[Kernel] = "bilinear",
         padding_mode: str = "zeros",
         align_corners: bool = True,
+        antialias: bool = False,
+        iterations: int = 1,
     ):
+        if iterations < 1:
+            raise ValueError(f"SpatialTransformer: iterations must be 1 or more, not {iterations}")
+        if iterations > 1:
+            one = transformation.identity()[None]
+            transformation.compose(one, one)  # raises where there is none
         self.localisation = localisation
         self.transformation = transformation
         self.output_size = output_size
         self.mode, self.padding_mode, self.align_corners = mode, padding_mode, align_corners
+        self.antialias, self.iterations = antialias, iterations
+        self.warned = False
 
     @property
     def theta(self) -> Tensor | None:
@@ -63,17 +93,152 @@ class SpatialTransformer(nn.Module):
         return self.last("grid")
 
     def forward(self, u: Any) -> Tensor:
-        theta = self.localisation(u)  # Sect. 3.1
-        if theta.shape != (len(u), self.transformation.num_parameters):
-            raise ValueError(
-                f"SpatialTransformer: the localisation network gave {theta.shape}, but "
-                f"{self.transformation!r} needs theta (N, {self.transformation.num_parameters}); "
-                "let it end in ThetaRegression"
-            )
-        size = self.output_size or u.shape[2:]
-        grid = self.transformation.grid(theta, size, self.align_corners)  # Sect. 3.2
+        theta = self.localise(u)  # Sect. 3.1
+        for _ in range(self.iterations - 1):
+            seen = self.sample(u, self.grid_of(theta, u.shape[2:]))
+            theta = self.transformation.compose(theta, self.localise(seen))
+        grid = self.grid_of(theta, self.output_size or u.shape[2:])  # Sect. 3.2
         self.remember(theta=theta, grid=grid)
-        return grid_sample(u, grid, self.mode, self.padding_mode, self.align_corners)  # Sect. 3.3
+        self.watch(grid)
+        return self.sample(u, grid)  # Sect. 3.3
+
+    def localise(self, u: Any) -> Tensor:
+        theta = self.localisation(u)
+        self.check_width(theta, len(u), self.transformation.num_parameters)
+        return theta
+
+    def check_width(self, theta: Tensor, n: int, width: int) -> None:
+        if theta.shape != (n, width):
+            raise ValueError(
+                f"{type(self).__name__}: the localisation network gave {theta.shape}, but "
+                f"{self.transformation!r} needs theta ({n}, {width}); let it end in ThetaRegression"
+            )
+
+    def grid_of(self, theta: Tensor, size: Sequence[int]) -> Tensor:
+        return self.transformation.grid(theta, size, self.align_corners)
+
+    def sample(self, u: Any, grid: Tensor) -> Tensor:
+        return grid_sample(
+            u, grid, self.mode, self.padding_mode, self.align_corners, self.antialias
+        )
+
+    def watch(self, grid: Tensor) -> None:
+        """Warn, once, when most images are no longer looked at."""
+        if self.training and not self.warned and not is_cupy(grid.data):
+            lost = points_outside(grid).mean(axis=tuple(range(1, grid.ndim - 1))) > 0.5
+            if lost.sum() > len(lost) / 2:
+                nn.lasting(self.warn)
+
+    def warn(self) -> None:
+        if not self.warned:
+            self.warned = True
+            warnings.warn(
+                "more than half of the images are sampled mostly outside: theta has drifted off, "
+                "and finds no gradient to return by. Give the localisation network a smaller "
+                "learning rate or a warm-up, or add spatial.outside_penalty(st.grid) to the loss",
+                stacklevel=2,
+            )
+
+
+class ParallelTransformers(SpatialTransformer):
+    """k spatial transformers side by side, for several objects or parts (Sect. 3.4, Table 3).
+
+    Parameters
+    ----------
+    k : int
+    localisation : Module, or k of them
+        One network for all gives theta (N, k num_parameters), as in the bird experiment; let it
+        end in `ThetaRegression` with k starts. Or each transformer has its own.
+    transformation : Transformation
+        The same class for all.
+    concatenate : bool
+        Whether the outputs are joined, (N, k C, H', W'), or returned apart as a list of k.
+    **options
+        output_size and the sampler's, as of `SpatialTransformer`.
+
+    Attributes
+    ----------
+    theta, grid : Tensor or None
+        (N, k, num_parameters) and (N, k, H', W', 2) of the last forward in the calling thread.
+
+    Raises
+    ------
+    ValueError
+        If there are not k networks; in forward, if theta has another width.
+    """
+
+    def __init__(
+        self,
+        k: int,
+        localisation: nn.Module | Sequence[nn.Module],
+        transformation: Transformation,
+        concatenate: bool = True,
+        **options: Any,
+    ):
+        if k < 1:
+            raise ValueError(f"ParallelTransformers: k must be 1 or more, not {k}")
+        if "iterations" in options:
+            raise TypeError("ParallelTransformers looks once; it has no iterations")
+        self.shared = isinstance(localisation, nn.Module)
+        if not self.shared:
+            if len(localisation) != k:
+                raise ValueError(
+                    f"ParallelTransformers: {len(localisation)} localisation networks for k = {k}"
+                )
+            localisation = nn.Sequential(*localisation)  # not one after the other: a container
+        super().__init__(localisation, transformation, **options)
+        self.k, self.concatenate = k, concatenate
+
+    def forward(self, u: Any) -> Tensor | list[Tensor]:
+        theta = self.localise(u)
+        size = self.output_size or u.shape[2:]
+        grids = [self.grid_of(theta[:, i], size) for i in range(self.k)]
+        self.remember(theta=theta, grid=F.stack(grids, axis=1))
+        self.watch(self.grid)
+        outputs = [self.sample(u, grid) for grid in grids]
+        return F.concatenate(outputs, axis=1) if self.concatenate else outputs
+
+    def localise(self, u: Any) -> Tensor:
+        """theta of all, (N, k, num_parameters)."""
+        p = self.transformation.num_parameters
+        if self.shared:
+            theta = self.localisation(u)
+            self.check_width(theta, len(u), self.k * p)
+            return theta.reshape(len(u), self.k, p)
+        thetas = [net(u) for net in self.localisation]
+        for theta in thetas:
+            self.check_width(theta, len(u), p)
+        return F.stack(thetas, axis=1)
+
+
+def project(volumes: Any, axis: int = 0, how: str = "sum") -> Tensor:
+    """Volumes seen along an axis: (N, C, D, H, W) to pictures (N, C, H, W), or without H or W.
+
+    Parameters
+    ----------
+    volumes : (N, C, D, H, W)
+    axis : 0, 1 or 2
+        D, H or W.
+    how : "sum", "mean" or "max"
+        An X-ray, its mean, or the brightest point on each way.
+
+    Raises
+    ------
+    ValueError
+        For another shape, axis or way.
+    """
+    ways = {"sum": F.sum, "mean": F.mean, "max": F.max}
+    if np.ndim(getattr(volumes, "data", volumes)) != 5 or axis not in (0, 1, 2) or how not in ways:
+        raise ValueError(
+            "project: expected volumes (N, C, D, H, W), an axis 0, 1 or 2, and sum, mean or max; "
+            f"got shape {np.shape(getattr(volumes, 'data', volumes))}, axis {axis!r}, {how!r}"
+        )
+    return ways[how](volumes, axis=2 + axis)
+
+
+def points_outside(grid: Tensor) -> Array:
+    """Which points of a grid (..., d) lie outside the image, (...) of bool; NaN does."""
+    return ~(abs(grid.data) <= 1).all(axis=-1)
 
 
 def share_outside(grid: Tensor) -> Array:
@@ -82,5 +247,22 @@ def share_outside(grid: Tensor) -> Array:
     A transformer that drifts off its image gets no gradient to come back by; this is how its
     training fails, and what to watch.
     """
-    inside = (abs(grid.data) <= 1).all(axis=-1)
-    return 1.0 - inside.mean()
+    return points_outside(grid).mean()
+
+
+def outside_penalty(grid: Tensor) -> Tensor:
+    """How far a grid's points lie outside the image, in half images, on average; differentiable.
+
+    Added to the loss, with a weight of about 0.1, it brings back a transformer that has left its
+    image. Points more than 10 half images away count as at 10 and are given up.
+    """
+    return F.clip(F.relu(F.abs(grid) - 1.0), high=10.0).sum(axis=-1).mean()
+
+
+def identity_penalty(theta: Tensor, transformation: Transformation) -> Tensor:
+    """The mean square of theta's distance from the identity; differentiable.
+
+    Added to the loss, it holds a transformer back that strays before the rest has learnt.
+    """
+    identity = array_module(theta.data).asarray(transformation.identity(), dtype=theta.dtype)
+    return ((theta - identity) ** 2).mean()
