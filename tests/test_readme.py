@@ -1,4 +1,4 @@
-"""The code in README and docs runs as it stands, commands are what they say, links lead somewhere."""
+"""The code in README and docs runs as it stands, commands are real, and links lead somewhere."""
 
 import re
 import shlex
