@@ -25,7 +25,7 @@ STEPS_A_LINE = 50  # of metrics.jsonl
 TEST_SEED = 2015  # distorts the test digits: the same for every run, so that runs compare
 
 
-def train(settings: Settings, run: Run, resume: bool = False) -> nn.Module:
+def train(settings: Settings, run: Run, resume: bool = False, progress: bool = True) -> nn.Module:
     """Train a model as `settings` say and leave it in the run's folder.
 
     The same settings give the same weights, bit for bit, on one CPU: whatever the number of
@@ -38,6 +38,8 @@ def train(settings: Settings, run: Run, resume: bool = False) -> nn.Module:
         Its folder; nobody else's (see `Run.locked`).
     resume : bool
         Go on from its last checkpoint, if there is one.
+    progress : bool
+        Show a bar, where standard error is a terminal.
 
     Raises
     ------
@@ -60,7 +62,7 @@ def train(settings: Settings, run: Run, resume: bool = False) -> nn.Module:
         initial=min(state.step * settings.batch_size, settings.epochs * len(training_set.labels)),
         unit=" images",
         unit_scale=True,
-        disable=None,  # where standard error is not a terminal
+        disable=None if progress else True,  # None: where standard error is not a terminal
     )
     meter = Meter()
     with bar, MicroBatches(settings.micro_batch) as micro_batches, Interrupt() as interrupt:
