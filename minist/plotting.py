@@ -6,8 +6,8 @@ paper, so that grids show on top of them, on a screen and in print.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -190,6 +190,82 @@ def reductions(image: Array, outputs: Sequence[tuple[str, Array]]) -> Figure:
         picture = as_array(picture)
         draw_image(ax, picture)
         ax.set_title(f"{name}, {picture.shape[0]}x{picture.shape[1]}", fontsize=9)
+
+
+class Case(NamedTuple):
+    """Images (N, 1, H, W) that one network took for something else, and how another saw them:
+    grids (N, H', W', 2), outputs (N, 1, H', W')."""
+
+    title: str
+    images: Array
+    labels: Array
+    taken_for: Array
+    grids: Array
+    outputs: Array
+
+
+def cases(shown: Sequence[Case]) -> Figure:
+    """Table 1 (right): (a) inputs, (b) the predicted grids over them, (c) the outputs."""
+    widest = max(len(case.labels) for case in shown)
+    figure = Figure(figsize=(1.1 * widest * len(shown), 4.2), dpi=120, layout="constrained")
+    parts = figure.subfigures(1, len(shown), squeeze=False)[0]
+    for k, (part, case) in enumerate(zip(parts, shown, strict=True)):
+        part.suptitle(case.title)
+        axes = part.subplots(3, widest, squeeze=False)
+        for ax in axes[:, len(case.labels) :].flat:
+            ax.set_axis_off()
+        images, grids, outputs = map(as_array, (case.images, case.grids, case.outputs))
+        for i, (label, guess) in enumerate(zip(case.labels, case.taken_for, strict=True)):
+            axes[0, i].set_title(f"{guess}, is {label}", color=RED, fontsize=10)
+            draw_image(axes[0, i], images[i, 0])
+            draw_image(axes[1, i], images[i, 0])
+            draw_grid(axes[1, i], grids[i], images.shape[2:])
+            draw_image(axes[2, i], outputs[i, 0])
+        if k == 0:
+            for ax, name in zip(axes[:, 0], ("(a) input", "(b) grid", "(c) output"), strict=True):
+                ax.set_ylabel(name)
+    return figure
+
+
+def curves(by_distortion: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Training error in per cent, epoch by epoch, of every network; a panel for each distortion.
+
+    A colour for each network, a dash for each transformation.
+    """
+    colours = {"FCN": GREY, "CNN": GREEN, "ST-FCN": ORANGE, "ST-CNN": BLUE}
+    dashes = {"": "-", "affine": "-", "projective": "--", "TPS": ":"}
+    n = len(by_distortion)
+    figure = Figure(figsize=(3.2 * n + 1.8, 3.4), dpi=120, layout="constrained")
+    axes = figure.subplots(1, n, sharey=True, squeeze=False)[0]
+    lines = {}
+    for ax, (distortion, networks) in zip(axes, by_distortion.items(), strict=True):
+        for name, errors in networks.items():
+            network, _, transformation = name.partition(" ")
+            (lines[name],) = ax.plot(
+                range(1, len(errors) + 1),
+                np.maximum(errors, 1e-2),
+                color=colours[network],
+                linestyle=dashes[transformation],
+                linewidth=1.2,
+            )
+        ax.set_title(distortion)
+        error_axis(ax)
+    for ax in axes[1:]:
+        ax.set_ylabel("")
+    figure.legend(lines.values(), lines, loc="outside right center", frameon=False)
+    return figure
+
+
+def contact_sheet(sets: Mapping[str, Array]) -> Figure:
+    """The first images (N, 1, H, W) of each data set, a row for each."""
+    n = max(len(images) for images in sets.values())
+    figure = Figure(figsize=(n + 0.5, 1.05 * len(sets)), dpi=120, layout="constrained")
+    axes = figure.subplots(len(sets), n, squeeze=False)
+    for row, (name, images) in zip(axes, sets.items(), strict=True):
+        for ax, image in zip(row, as_array(images), strict=True):
+            draw_image(ax, image[0])
+        h, w = images.shape[2:]
+        row[0].set_ylabel(f"{name}\n{h}x{w}")
     return figure
 
 
@@ -258,6 +334,13 @@ def draw_curve(ax: Axes, lines: Sequence[dict[str, Any]]) -> None:
     tested = [x for x in lines if "test_error" in x]
     if tested:
         ax.axhline(tested[-1]["test_error"], color=RED, linewidth=1, linestyle="--", label="test")
+    error_axis(ax)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False)
+
+
+def error_axis(ax: Axes) -> None:
+    """Epochs, and errors in per cent on a logarithmic scale."""
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "235" else "")
@@ -265,8 +348,6 @@ def draw_curve(ax: Axes, lines: Sequence[dict[str, Any]]) -> None:
     ax.set_ylabel("error, %")
     ax.grid(True, which="both", color="#DDDDDD", linewidth=0.5)
     ax.spines[["top", "right"]].set_visible(False)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False)
 
 
 def as_array(values: Any) -> np.ndarray:

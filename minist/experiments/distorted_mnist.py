@@ -24,7 +24,9 @@ PICTURE = "result.png"
 EVALUATION_BATCH = 250  # images a thread looks at, at once
 
 
-def run_cell(settings: Settings, out: str | Path, resume: bool = False) -> float:
+def run_cell(
+    settings: Settings, out: str | Path, resume: bool = False, progress: bool = True
+) -> float:
     """Train, test and draw; the test error in per cent.
 
     Parameters
@@ -34,6 +36,8 @@ def run_cell(settings: Settings, out: str | Path, resume: bool = False) -> float
         The run's folder.
     resume : bool
         Go on with the run in `out`; one that has ended is left as it is.
+    progress : bool
+        Show a bar, where standard error is a terminal.
 
     Raises
     ------
@@ -48,7 +52,7 @@ def run_cell(settings: Settings, out: str | Path, resume: bool = False) -> float
             )
         error = run.test_error() if resume else None
         if error is None:
-            train(settings, run, resume)
+            train(settings, run, resume, progress)
             error = test(run)["error"]
             run.log(test_error=error)
         if not (run.folder / PICTURE).is_file():

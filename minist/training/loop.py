@@ -25,7 +25,7 @@ STEPS_A_LINE = 50  # of metrics.jsonl
 TEST_SEED = 2015  # distorts the test digits: the same for every run, so that runs compare
 
 
-def train(settings: Settings, run: Run, resume: bool = False) -> nn.Module:
+def train(settings: Settings, run: Run, resume: bool = False, progress: bool = True) -> nn.Module:
     """Train a model as `settings` say and leave it in the run's folder.
 
     The same settings give the same weights, bit for bit, on one CPU: whatever the number of
@@ -38,6 +38,8 @@ def train(settings: Settings, run: Run, resume: bool = False) -> nn.Module:
         Its folder; nobody else's (see `Run.locked`).
     resume : bool
         Go on from its last checkpoint, if there is one.
+    progress : bool
+        Show a bar, where standard error is a terminal.
 
     Raises
     ------
@@ -60,7 +62,7 @@ def train(settings: Settings, run: Run, resume: bool = False) -> nn.Module:
         initial=min(state.step * settings.batch_size, settings.epochs * len(training_set.labels)),
         unit=" images",
         unit_scale=True,
-        disable=None,  # where standard error is not a terminal
+        disable=None if progress else True,  # None: where standard error is not a terminal
     )
     meter = Meter()
     with bar, MicroBatches(settings.micro_batch) as micro_batches, Interrupt() as interrupt:
@@ -110,9 +112,13 @@ class State:
         if localisation:
             rate = settings.lr * settings.localisation_lr
             groups.append({"params": localisation, "lr": rate})
-        optimizer = optim.Adam(groups, lr=settings.lr, weight_decay=settings.weight_decay)
-        schedule = optim.LinearWarmup(optim.CosineLR(optimizer, steps), settings.warmup)
-        return cls(model, optimizer, schedule)
+        kind = {"adam": optim.Adam, "sgd": optim.SGD}[settings.optimizer]
+        optimizer = kind(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        if settings.schedule == "cosine":
+            schedule = optim.CosineLR(optimizer, steps)
+        else:
+            schedule = optim.StepLR(optimizer, math.ceil(steps / 3))
+        return cls(model, optimizer, optim.LinearWarmup(schedule, settings.warmup))
 
     def update(self) -> None:
         self.optimizer.step()
@@ -221,7 +227,11 @@ def build(settings: Settings) -> nn.Module:
     """The settings' model with its first weights, on their device."""
     with backend.random_state(np.random.default_rng(settings.seed)):
         model = models.build(
-            settings.model, settings.transformation, settings.distortion, settings.filters
+            settings.model,
+            settings.transformation,
+            settings.distortion,
+            settings.filters,
+            settings.units,
         )
     return model.to(settings.device)
 

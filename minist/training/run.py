@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,6 +99,19 @@ class Run:
             return Settings.of(self.read_config())
         except (TypeError, ValueError) as error:
             raise RunError(f"{self.config} is damaged: {error}") from None
+
+    def settings_as_begun(self, asked: Mapping[str, Any]) -> Settings:
+        """The settings of the run; RunError if others are asked for now."""
+        begun = self.settings()
+        for name, value in asked.items():
+            before = getattr(begun, name)
+            value = str(Path(value).resolve()) if name == "data" else value
+            if before != value:
+                raise RunError(
+                    f"{self.folder} was begun with {name} = {before}, not {value}; a resumed run "
+                    "keeps its settings"
+                )
+        return begun
 
     def write_config(self, settings: dict[str, Any]) -> None:
         scratch = self.config.with_suffix(".tmp")
