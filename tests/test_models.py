@@ -105,7 +105,7 @@ def test_the_seed_is_the_network(name):
 @pytest.mark.parametrize("name", ["st-fcn", "st-cnn"])
 def test_the_classifier_sees_what_the_transformer_shows(name, transformation):
     manual_seed(0)
-    model = models.build(name, transformation, filters=2, units=5)
+    model = models.build(name, transformation, filters=2, units=5).eval()
     plain = models.build(name.removeprefix("st-"), filters=2, units=5)
     plain.load_state_dict(model.classifier.state_dict())
     u = images(2)
@@ -121,7 +121,7 @@ def test_the_classifier_sees_what_the_transformer_shows(name, transformation):
         (("resnet",), "unknown model 'resnet'; there are fcn, cnn, st-fcn, st-cnn"),
         (
             ("st-cnn", "similar"),
-            "transformation 'similar'; there are affine, attention, projective, tps",
+            "transformation 'similar'; there are affine, attention, similarity, projective, tps, piec",
         ),
         (("cnn", "affine", "Q"), "unknown distortion 'Q'; there are None, R, P, E, RTS, TC, T"),
         (("fcn", "similar"), "unknown transformation 'similar'"),

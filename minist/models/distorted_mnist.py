@@ -21,7 +21,9 @@ from ..spatial import (
     Attention,
     LocalisationCNN,
     LocalisationFC,
+    PiecewiseAffine,
     Projective,
+    Similarity,
     SpatialTransformer,
     ThinPlateSpline,
     Transformation,
@@ -31,8 +33,10 @@ MODELS = ("fcn", "cnn", "st-fcn", "st-cnn")
 TRANSFORMATIONS: dict[str, Callable[[], Transformation]] = {
     "affine": Affine,
     "attention": Attention,
+    "similarity": Similarity,
     "projective": Projective,
     "tps": lambda: ThinPlateSpline(4, 4),
+    "piecewise": lambda: PiecewiseAffine(4, 4),
 }
 SIZES = {None: 28, "R": 28, "P": 28, "E": 28, "RTS": 42, "TC": 60, "T": 84}
 LARGE_CANVAS = ("RTS", "T", "TC")
@@ -125,7 +129,7 @@ def build(
     Parameters
     ----------
     name : "fcn", "cnn", "st-fcn" or "st-cnn"
-    transformation : "affine", "attention", "projective" or "tps"
+    transformation : "affine", "attention", "similarity", "projective", "tps" or "piecewise"
         Of the transformer, where there is one.
     distortion : str, optional
         Of the images, which gives their size: 28x28, RTS 42x42, TC 60x60.
