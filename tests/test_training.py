@@ -267,6 +267,7 @@ def test_images_of_another_size_are_refused_in_words(tmp_path, monkeypatch):
         load_training_set(replace(QUICK, data="elsewhere"))
 
 
+@pytest.mark.filterwarnings("ignore:more than half of the images")
 def test_weights_that_are_not_finite_are_not_saved(half_done, monkeypatch):
     kept = half_done.previous.read_bytes()
     os.replace(half_done.previous, half_done.checkpoint)
