@@ -163,7 +163,7 @@ class Module:
 
     def num_parameters(self) -> int:
         """How many numbers the module learns."""
-        return sum(parameter.size for parameter in self.parameters())
+        return sum(p.size for p in self.parameters() if p.requires_grad)
 
     def zero_grad(self) -> None:
         for parameter in self.parameters():

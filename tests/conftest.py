@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from minist import Tensor
 from minist.backend import require_cupy
+
+# An example may take its time: a busy machine is no fault of the code.
+settings.register_profile("minist", deadline=None)
+settings.load_profile("minist")
 
 
 def pytest_collection_modifyitems(items):

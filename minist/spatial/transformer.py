@@ -56,9 +56,9 @@ class SpatialTransformer(nn.Module):
     Warns
     -----
     UserWarning
-        Once, in training, if more than half of the images are sampled mostly outside: there is no
-        gradient out there to come back by. (Not on a GPU, where asking would mean waiting; the log
-        of a training run has the share of points outside.)
+        Once, in training, if more than half of the images of a forward are sampled mostly outside:
+        there is no gradient out there to come back by. (Not on a GPU, where asking would mean
+        waiting; the log of a training run has the share of points outside.)
     """
 
     def __init__(
@@ -228,10 +228,11 @@ def project(volumes: Any, axis: int = 0, how: str = "sum") -> Tensor:
         For another shape, axis or way.
     """
     ways = {"sum": F.sum, "mean": F.mean, "max": F.max}
-    if np.ndim(getattr(volumes, "data", volumes)) != 5 or axis not in (0, 1, 2) or how not in ways:
+    shape = np.shape(volumes)
+    if len(shape) != 5 or axis not in (0, 1, 2) or how not in ways:
         raise ValueError(
             "project: expected volumes (N, C, D, H, W), an axis 0, 1 or 2, and sum, mean or max; "
-            f"got shape {np.shape(getattr(volumes, 'data', volumes))}, axis {axis!r}, {how!r}"
+            f"got shape {shape}, axis {axis!r}, {how!r}"
         )
     return ways[how](volumes, axis=2 + axis)
 
@@ -242,12 +243,13 @@ def points_outside(grid: Tensor) -> Array:
 
 
 def share_outside(grid: Tensor) -> Array:
-    """The share of a grid's points that lie outside the image, 0..1, a 0-d array.
+    """The share of a grid's points that lie outside the image, 0..1, a 0-d array; 0 without points.
 
     A transformer that drifts off its image gets no gradient to come back by; this is how its
     training fails, and what to watch.
     """
-    return points_outside(grid).mean()
+    outside = points_outside(grid)
+    return outside.sum() / max(outside.size, 1)
 
 
 def outside_penalty(grid: Tensor) -> Tensor:
