@@ -80,7 +80,7 @@ class Fourier:
 
     def __init__(self, geometry: Geometry, weight: Array, wanted: tuple[bool, bool]):
         xp = array_module(weight)
-        self.wanted = wanted
+        self.geometry, self.wanted = geometry, wanted
         by_axis = [
             [xp.asarray(matrix, dtype=weight.dtype) for matrix in matrices(n, k)]
             for n, k in zip(geometry.size_in, geometry.kernel, strict=True)
