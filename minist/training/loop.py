@@ -17,9 +17,17 @@ from tqdm import tqdm
 
 from .. import backend, models, nn, optim
 from ..datasets import MNIST, Images, batches, distorted, split
+from ..models.distorted_mnist import SIZES
 from .run import Checkpoint, Run, RunError, explained
 from .settings import Settings
-from .step import MicroBatches, Report, evaluation_step, training_step, transformers
+from .step import (
+    MicroBatches,
+    Report,
+    evaluation_step,
+    micro_batch_size,
+    training_step,
+    transformers,
+)
 
 STEPS_A_LINE = 50  # of metrics.jsonl
 TEST_SEED = 2015  # distorts the test digits: the same for every run, so that runs compare
@@ -237,18 +245,14 @@ def build(settings: Settings) -> nn.Module:
 
 
 def settled(settings: Settings) -> Settings:
-    """The settings with all decided that is left open: the digits' folder and the micro-batch.
-
-    One micro-batch for each core, so that all have work; not above 64 images, whose numbers a
-    cache still holds, nor below 16, where calling an operation costs more than doing it. The
-    machine's cores count, not the threads in use, on which the result must not depend.
-    """
+    """The settings with all decided that is left open: the digits' folder and the micro-batch."""
     folder = settings.data or os.environ.get("MINIST_DATA")
     size = settings.micro_batch
     if size is None and settings.device == "cuda":
         size = settings.batch_size
     elif size is None:
-        size = min(max(math.ceil(settings.batch_size / (os.cpu_count() or 1)), 16), 64)
+        side = SIZES[settings.distortion]
+        size = micro_batch_size(build(settings), (1, side, side), settings.batch_size)
     data = str(Path(folder).resolve()) if folder else None
     return replace(settings, micro_batch=size, data=data)
 

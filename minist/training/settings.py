@@ -82,8 +82,8 @@ class Settings:
     device: str = setting("cpu", "cpu, or cuda for a GPU through CuPy", ("cpu", "cuda"))
     micro_batch: int | None = setting(
         None,
-        "images in a micro-batch; by default one for each core of the machine, of 16 to 64, and on "
-        "a GPU the whole batch",
+        "images in a micro-batch; by default one micro-batch for each core of the machine, smaller "
+        "where the network's numbers would not fit into a cache, and on a GPU the whole batch",
     )
 
     def __post_init__(self) -> None:
