@@ -308,7 +308,7 @@ def dot_layout(
     """Where Graphviz puts boxes and arrows: their centres (n, 2), and Bezier curves."""
     boxes = [f"{i} [width={w:.3f} height={h:.3f}]" for i, (w, h) in enumerate(sizes)]
     arrows = [f"{tail} -> {head}" for tail, head in edges]
-    program = "; ".join(["rankdir=LR; ranksep=0.35; nodesep=0.15", *boxes, *arrows])
+    program = "; ".join(["rankdir=LR; ranksep=0.5; nodesep=0.15", *boxes, *arrows])
     drawn = subprocess.run(
         ["dot", "-Tplain"],
         input=f"digraph {{ node [shape=box fixedsize=true]; edge [arrowhead=none]; {program} }}",
