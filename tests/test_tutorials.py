@@ -128,6 +128,13 @@ def test_it_is_listed(path):
     assert f"({path.name})" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
+@every_notebook
+def test_every_link_leads_somewhere(path):
+    markdown = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
+    links = re.findall(r"\]\(((?!http)[^)#]+)\)", "\n".join(markdown))
+    assert [link for link in links if not (FOLDER / link).exists()] == []
+
+
 GAP = "# yours"
 
 
