@@ -1,10 +1,14 @@
 """Pictures: what is drawn is where it should be."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+import minist.functional as F
 from minist import plotting, spatial, tensor
 from minist.experiments import figures
 from minist.spatial import kernels
@@ -164,3 +168,123 @@ def test_the_figures_of_the_docs_can_be_drawn_again(name, tmp_path, monkeypatch)
     monkeypatch.setattr(figures, "FIGURES", {name: figures.FIGURES[name]})
     figures.main(tmp_path)
     assert (tmp_path / f"{name}.png").read_bytes()[1:4] == b"PNG"
+
+
+# --- graphs, maps and curves --------------------------------------------------------------------
+
+
+def boxes(figure):
+    """The text of each box, and the centre of its left and right side, in the figure's units."""
+    ax = figure.axes[0]
+    found = {}
+    for patch, text in zip(
+        [p for p in ax.patches if isinstance(p, FancyBboxPatch)],
+        [t for t in ax.texts if t.get_va() == "center"],
+        strict=True,
+    ):
+        x, y, w, h = patch.get_x(), patch.get_y(), patch.get_width(), patch.get_height()
+        assert text.get_text() not in found
+        found[text.get_text()] = (x, y, x + w, y + h)
+    return found
+
+
+def arrows(figure):
+    """(text at its tail, text at its head) of every arrow, by where it ends."""
+    found = []
+    for patch in figure.axes[0].patches:
+        if not isinstance(patch, FancyArrowPatch):
+            continue
+        tail, *_, head = patch._path_original.vertices
+
+        def nearest(point):
+            def distance(box):
+                low, high = np.array(box[:2]), np.array(box[2:])
+                return np.linalg.norm(np.maximum(0, np.maximum(low - point, point - high)))
+
+            return min(boxes(figure).items(), key=lambda item: distance(item[1]))[0]
+
+        found.append((nearest(tail), nearest(head)))
+    return sorted(found)
+
+
+@pytest.fixture(params=["Graphviz", "Matplotlib"])
+def layout_by(request, monkeypatch):
+    if request.param == "Matplotlib":
+        monkeypatch.setattr(plotting.shutil, "which", lambda name: None)
+    elif plotting.shutil.which("dot") is None:
+        pytest.skip("Graphviz is not installed")
+
+
+@pytest.mark.usefixtures("layout_by")
+def test_a_graph_shows_each_operation_and_leaf_once_and_each_use():
+    x, w = tensor(2.0, requires_grad=True), tensor(np.ones((2, 3)), requires_grad=True)
+    y = x * x
+    z = (w * y).sum() + y
+    z.backward(retain_graph=True)
+    figure = plotting.graph(z, {"x": x, "y": y, "w": w, "z": z})
+    leaf, square, result = "x = 2\ngrad 28", "Multiply\ny = 4", "Add\nz = 28"
+    assert set(boxes(figure)) == {leaf, "w\n2x3", square, "Multiply", "Sum", result}
+    assert arrows(figure) == sorted(
+        [
+            (leaf, square),
+            (leaf, square),
+            ("w\n2x3", "Multiply"),
+            (square, "Multiply"),
+            ("Multiply", "Sum"),
+            ("Sum", result),
+            (square, result),
+        ]
+    )
+    sizes = [t.get_text() for t in figure.axes[0].texts if t.get_va() != "center"]
+    assert sizes == ["2x3"]
+
+
+@pytest.mark.usefixtures("layout_by")
+def test_boxes_of_a_graph_lie_apart_and_inputs_to_the_left():
+    x, w, b, v = (tensor(np.ones((2, 2)), requires_grad=True) for _ in range(4))
+    figure = plotting.graph((F.tanh(x @ w + b) * v - w).mean(), {"x": x, "w": w, "b": b, "v": v})
+    found = boxes(figure)
+    for a, b in combinations(found.values(), 2):
+        assert a[0] > b[2] or b[0] > a[2] or a[1] > b[3] or b[1] > a[3]
+    for tail, head in arrows(figure):
+        assert found[tail][2] < found[head][0]
+
+
+def test_there_is_no_graph_without_a_history_or_after_it_was_freed():
+    x = tensor(2.0, requires_grad=True)
+    y = x * x
+    y.backward()
+    for freed in (x, y):
+        with pytest.raises(ValueError, match="retain_graph=True"):
+            plotting.graph(freed)
+
+
+def test_feature_maps_share_one_scale_around_white():
+    maps = np.arange(-3.0, 9.0).reshape(3, 2, 2)
+    figure = plotting.feature_maps(maps, ["a", "b", "c"], columns=2)
+    shown = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title() for ax in shown] == ["a", "b", "c"]
+    for ax, picture in zip(shown, maps, strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), picture)
+        assert ax.images[0].get_clim() == (-8, 8)
+    assert to_hex(plotting.SIGNED(0.5)) == "#ffffff"
+    assert to_hex(plotting.SIGNED(0.0)) == plotting.BLUE.lower()
+
+
+@pytest.mark.parametrize(("shape", "names"), [((2, 3, 4, 4), ()), ((2, 4, 4), ["a"])])
+def test_feature_maps_say_what_they_expect(shape, names):
+    with pytest.raises(ValueError, match=r"expected maps \(K, H, W\)"):
+        plotting.feature_maps(np.zeros(shape), names)
+
+
+def test_a_run_looks_the_same_in_every_panel_of_curves():
+    figure = plotting.curves(
+        {"loss": {"a": [3, 2], "b": [4, 1]}, "error": {"b": [9, 8]}}, x=[10, 20, 30]
+    )
+    loss, error = figure.axes
+    assert (loss.get_title(), error.get_title()) == ("loss", "error")
+    a, b = loss.lines
+    assert list(a.get_xdata()) == [10, 20]
+    assert list(b.get_ydata()) == [4, 1]
+    assert error.lines[0].get_color() == b.get_color() != a.get_color()
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["a", "b"]

@@ -10,7 +10,7 @@ from minist import cli, datasets
 from minist.datasets import Images
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "tutorials/README.md"]
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
