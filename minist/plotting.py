@@ -13,6 +13,8 @@ import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
+from PIL import Image  # comes with Matplotlib
 
 from .autograd import Function, Tensor, no_grad
 from .backend import Array, to_numpy
@@ -82,6 +85,7 @@ def gallery(
     image: Array,
     cases: Sequence[tuple[Transformation, Sequence[float]]],
     output_size: tuple[int, int] | None = None,
+    titles: Sequence[str] | None = None,
 ) -> Figure:
     """Transformations of one image side by side, as in Fig. 3: the grid over it, and the output.
 
@@ -90,11 +94,14 @@ def gallery(
     image : (H, W) of 0..1
     cases : pairs of a transformation and its theta (num_parameters,)
     output_size : (H', W'), optional
+    titles : str for each case, optional
+        The transformations' names by default.
     """
     image = as_array(image)
     columns = min(len(cases), 6)
     blocks = -(-len(cases) // columns)
-    figure = Figure(figsize=(1.75 * columns, 3.9 * blocks), dpi=120, layout="constrained")
+    height = 0.4 + 3.5 * image.shape[0] / image.shape[1]
+    figure = Figure(figsize=(1.75 * columns, height * blocks), dpi=120, layout="constrained")
     axes = figure.subplots(2 * blocks, columns, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
@@ -103,7 +110,7 @@ def gallery(
         grid = transformation.grid(theta, output_size or image.shape)
         block, column = divmod(i, columns)
         over, below = axes[2 * block : 2 * block + 2, column]
-        over.set_title(class_name(transformation), fontsize=9)
+        over.set_title(titles[i] if titles else class_name(transformation), fontsize=9)
         over.set_axis_on()
         draw_image(over, image)
         draw_grid(over, grid.numpy()[0], image.shape)
@@ -121,6 +128,33 @@ def class_name(transformation: Transformation) -> str:
     if isinstance(transformation, Composition):
         return f"{class_name(transformation.a)} @ {class_name(transformation.b)}"
     return type(transformation).__name__
+
+
+def basis(rows: Array, titles: Sequence[str], columns: int = 6) -> Figure:
+    """Rows of B, T = M(theta) B: how much each point of the output follows a column of M.
+
+    Blue is positive, orange negative, white 0; all rows have one scale. A line is drawn at 0.
+
+    Parameters
+    ----------
+    rows : (K, H', W')
+    titles : K str
+    """
+    rows = np.stack([as_array(row) for row in rows])
+    count = -(-len(rows) // columns)
+    columns = min(len(rows), columns)
+    figure = Figure(figsize=(1.6 * columns, 1.8 * count), dpi=100, layout="constrained")
+    axes = figure.subplots(count, columns, squeeze=False).ravel()
+    top = abs(rows).max()
+    colours = LinearSegmentedColormap.from_list("signed", [ORANGE, "white", BLUE])
+    for ax, row, title in zip(axes, rows, titles, strict=False):
+        ax.imshow(row, cmap=colours, vmin=-top, vmax=top)
+        if row.min() < 0 < row.max():
+            ax.contour(row, levels=[0], colors=GREY, linewidths=0.7)
+        ax.set_title(title, fontsize=9)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure
 
 
 @no_grad()
@@ -189,6 +223,135 @@ def along_row(row: np.ndarray, x: np.ndarray, padding_mode: str) -> tuple[np.nda
     values, slopes = np.full((2, len(x)), np.nan)
     values[known], slopes[known] = v.numpy().ravel(), grid.grad[0, 0, :, 0] / half
     return values, slopes
+
+
+def basins(
+    shifts: Sequence[float],
+    losses: Mapping[str, Sequence[float]],
+    paths: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> Figure:
+    """Loss against how far an image is from its place, a panel for each kernel.
+
+    Parameters
+    ----------
+    shifts : (S,)
+        In pixels.
+    losses : (S,) for each name
+        Drawn divided by their highest.
+    paths : for the same names, places and losses that a descent went through
+        Dots, the last one orange.
+    """
+    n = len(losses)
+    figure = Figure(figsize=(2.6 * n, 2.5), dpi=100, layout="constrained")
+    axes = figure.subplots(1, n, sharey=True, squeeze=False)[0]
+    for ax, (name, curve) in zip(axes, losses.items(), strict=True):
+        top = np.max(curve)
+        ax.plot(shifts, np.asarray(curve) / top, color=BLUE, linewidth=1.5)
+        x, y = (np.asarray(values) for values in paths[name])
+        ax.scatter(x, y / top, color=GREY, s=8, zorder=3)
+        ax.scatter(x[-1:], y[-1:] / top, color=ORANGE, s=45, zorder=4)
+        ax.set_title(name, fontsize=9)
+        ax.set_xlabel("shift, pixels")
+        ax.axvline(0, color="#DDDDDD", linewidth=0.8, zorder=0)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("loss / highest")
+    return figure
+
+
+def film(
+    images: Array, grids: Sequence[Array], outputs: Sequence[Array], titles: Sequence[str]
+) -> Figure:
+    """The same digits at several moments: how a transformer learns where to look.
+
+    A row for each moment: the grids over the digits on the left, what they see on the right.
+
+    Parameters
+    ----------
+    images : (N, 1, H, W)
+    grids, outputs : (N, H', W', 2) and (N, 1, H', W') for each moment
+    titles : str for each moment
+    """
+    images = as_array(images)
+    n, rows = len(images), len(titles)
+    figure = Figure(figsize=(1.7 * n, 0.9 * rows + 0.2), dpi=100, layout="constrained")
+    left, right = figure.subfigures(1, 2)
+    over, seen = (part.subplots(rows, n, squeeze=False) for part in (left, right))
+    for row, (grid, output) in enumerate(zip(grids, outputs, strict=True)):
+        for i in range(n):
+            draw_image(over[row, i], images[i, 0])
+            draw_grid(over[row, i], as_array(grid)[i], images.shape[2:], lines=6)
+            draw_image(seen[row, i], as_array(output)[i, 0])
+        over[row, 0].set_ylabel(titles[row], fontsize=8)
+    return figure
+
+
+def theta_curves(steps: Sequence[int], thetas: Array, names: Sequence[str]) -> Figure:
+    """theta over training: a panel for each of its numbers, a line for each image.
+
+    Parameters
+    ----------
+    steps : (S,)
+    thetas : (S, N, num_parameters)
+    names : num_parameters str
+    """
+    thetas = as_array(thetas)
+    columns = min(len(names), 6)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(1.9 * columns, 1.8 * rows), dpi=100, layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for p, (ax, name) in enumerate(zip(axes, names, strict=False)):
+        ax.plot(steps, thetas[:, :, p], color=BLUE, linewidth=0.6, alpha=0.5)
+        ax.plot(steps, thetas[:, :, p].mean(axis=1), color=ORANGE, linewidth=2)
+        ax.set_title(name, fontsize=9)
+        ax.set_xlabel("step")
+        ax.grid(True, color="#DDDDDD", linewidth=0.5)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[len(names) :]:
+        ax.set_axis_off()
+    return figure
+
+
+def recovered(quantities: Mapping[str, tuple[Array, Array]]) -> Figure:
+    """What was found of each quantity against what is true, their correlation r above.
+
+    Parameters
+    ----------
+    quantities : for each name, (true, found), (N,) each
+    """
+    figure = Figure(figsize=(2.9 * len(quantities), 3.0), dpi=100, layout="constrained")
+    axes = figure.subplots(1, len(quantities), squeeze=False)[0]
+    for ax, (name, (true, found)) in zip(axes, quantities.items(), strict=True):
+        true, found = as_array(true), as_array(found)
+        ax.plot([true.min(), true.max()], [true.min(), true.max()], color=ORANGE, linewidth=1)
+        ax.scatter(true, found, s=4, color=BLUE, alpha=0.4, linewidths=0)
+        ax.set_title(f"{name}, r = {np.corrcoef(true, found)[0, 1]:.2f}", fontsize=9)
+        ax.set_xlabel("true")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("read from theta")
+    return figure
+
+
+def animation(figures: Iterable[Figure], frames_per_second: float = 6.0) -> bytes:
+    """Figures, all of one size, as an animated GIF that starts again after resting on its last.
+
+    Write the bytes to a file, or show them in a notebook with `IPython.display.Image`.
+    """
+    frames = []
+    for figure in figures:
+        png = BytesIO()
+        figure.savefig(png, format="png")
+        frames.append(Image.open(png).convert("RGB").quantize(48, dither=Image.Dither.NONE))
+    pause = round(1000 / frames_per_second)
+    gif = BytesIO()
+    frames[0].save(
+        gif,
+        format="GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[pause] * (len(frames) - 1) + [2000],
+        loop=0,
+    )
+    return gif.getvalue()
 
 
 def reductions(image: Array, outputs: Sequence[tuple[str, Array]]) -> Figure:
