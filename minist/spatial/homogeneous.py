@@ -104,7 +104,7 @@ class Affine(Homogeneous):
     Parameters
     ----------
     dimensions : 2 or 3
-        3 for volumes.
+        3 for volumes; else a ValueError.
 
     Examples
     --------
@@ -347,5 +347,9 @@ def affine_grid(theta: Any, size: Size, align_corners: bool = True) -> Tensor:
 
 
 def projective_grid(theta: Any, size: Size, align_corners: bool = True) -> Tensor:
-    """A projective grid: theta (N, 8) and the output's shape (N, C, H', W') to (N, H', W', 2)."""
+    """A projective grid (N, H', W', 2): theta (N, 8), and size the output's shape (N, C, H', W').
+
+    Raises ValueError for a theta of another width, TypeError for one that is not floating.
+    align_corners as of `affine_grid`.
+    """
     return PROJECTIVE.grid(theta, size[2:], align_corners)
