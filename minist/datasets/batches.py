@@ -21,7 +21,7 @@ class Images(NamedTuple):
 
 
 def split(data: Images, held_out: int) -> tuple[Images, Images]:
-    """All but the last `held_out` images, and those: to train on, and to choose by.
+    """data without its last `held_out` images, and those: to train on, and to choose by.
 
     Raises ValueError unless 0 <= held_out < N.
     """
@@ -36,7 +36,10 @@ def split(data: Images, held_out: int) -> tuple[Images, Images]:
 
 
 def distorted(data: Images, kind: str | None, seed: int | Sequence[int]) -> Images:
-    """A fixed distorted set, the same for the same seed; only converted where kind is None."""
+    """data, each image distorted once and for all, the same for the same seed: (N, 1, H', W').
+
+    kind is one of `DISTORTIONS`; with None images are only converted to float32 in 0..1.
+    """
     if kind is None:
         return Images(as_floats(data.images), data.labels)
     rng = np.random.default_rng(seed)

@@ -260,7 +260,8 @@ class Composition(Transformation):
     """T_a(T_b(G)), made by `a @ b`: one grid, and one sampling, for two warps in a row.
 
     theta (N, a.num_parameters + b.num_parameters), those of a first. The points that b looks at
-    are where a looks from, so a gradient goes to both.
+    are where a looks from, so a gradient goes to both. Raises ValueError if they differ in their
+    dimensions.
     """
 
     def __init__(self, a: Transformation, b: Transformation):
@@ -286,6 +287,7 @@ class Composition(Transformation):
         return self.a.transform(theta_a, self.b.framed(theta_b))
 
     def parts(self, theta: Any) -> tuple[Tensor, Tensor]:
+        """theta of a, and theta of b."""
         theta = self.checked(theta)
         return theta[:, : self.a.num_parameters], theta[:, self.a.num_parameters :]
 
@@ -334,6 +336,11 @@ class LinearBasis(Transformation):
         Whether B is learnt.
     align_corners : bool
         What B's coordinates mean; for the identity.
+
+    Raises
+    ------
+    ValueError
+        If B has another number of axes; in `grid`, for another size.
 
     Examples
     --------

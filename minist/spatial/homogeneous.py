@@ -104,7 +104,7 @@ class Affine(Homogeneous):
     Parameters
     ----------
     dimensions : 2 or 3
-        3 for volumes.
+        3 for volumes; else a ValueError.
 
     Examples
     --------
@@ -351,9 +351,10 @@ def affine_grid(theta: Any, size: Size, align_corners: bool = True) -> Tensor:
 
 
 def projective_grid(theta: Any, size: Size, align_corners: bool = True) -> Tensor:
-    """A projective grid: theta (N, 8) and the output's shape (N, C, H', W') to (N, H', W', 2).
+    """A projective grid (N, H', W', 2): theta (N, 8), and size the output's shape (N, C, H', W').
 
-    Raises ValueError if the shapes do not fit.
+    align_corners as of `affine_grid`. Raises ValueError for shapes that do not fit, TypeError for
+    a theta that is not floating.
     """
     if len(theta) != size[0]:
         raise ValueError(f"projective_grid: {len(theta)} theta for a size of {size[0]} images")

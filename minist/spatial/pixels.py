@@ -21,6 +21,8 @@ def theta_from_pixels(
     ----------
     matrix : (..., 2, 3) or (..., 3, 3)
     size_in, size_out : (H, W), (H', W')
+    align_corners : bool
+        What -1 and 1 mean in theta (see `affine_grid`).
 
     Returns
     -------
@@ -48,6 +50,7 @@ def theta_to_pixels(
     """The matrix in pixels, OpenCV's, of theta: the opposite of `theta_from_pixels`.
 
     theta (..., 6) or (..., 8) gives (..., 2, 3) or (..., 3, 3), the latter with h33 = 1; float64.
+    size_in, size_out and align_corners as of `theta_from_pixels`.
     Raises ValueError for another width, or where there is no inverse.
     """
     theta = np.asarray(theta, dtype=np.float64)

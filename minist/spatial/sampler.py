@@ -292,7 +292,7 @@ class GridSample(Function):
         sums: list[Array] = []
         for k, weight in enumerate(axis.weights):
             value, *inner = self.interpolate(flat, i + 1, offset + k * step)
-            terms = [weight * value]
+            terms = [weight * value]  # Eq. (3)
             terms += [slopes[k] * value for slopes in axis.derivatives]  # Eq. (7)
             terms += [weight * derivative for derivative in inner]
             if not sums:

@@ -115,6 +115,8 @@ def tps_grid(
         Shape of the output.
     control_points : (P, 2)
         In -1..1, at least 3 that do not lie on a line.
+    align_corners : bool
+        Whether -1 and 1 are the centres of the border pixels, or their outer edges.
 
     Returns
     -------
