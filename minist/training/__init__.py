@@ -2,10 +2,11 @@
 
 from .loop import TEST_SEED, evaluate, load_test_set, load_trained, train
 from .run import Run, RunError, explained
-from .settings import Settings
+from .settings import RECIPES, Settings
 from .step import MicroBatches, Report, evaluation_step, training_step, transformers
 
 __all__ = [
+    "RECIPES",
     "TEST_SEED",
     "MicroBatches",
     "Report",

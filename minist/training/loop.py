@@ -110,9 +110,13 @@ class State:
         if localisation:
             rate = settings.lr * settings.localisation_lr
             groups.append({"params": localisation, "lr": rate})
-        optimizer = optim.Adam(groups, lr=settings.lr, weight_decay=settings.weight_decay)
-        schedule = optim.LinearWarmup(optim.CosineLR(optimizer, steps), settings.warmup)
-        return cls(model, optimizer, schedule)
+        kind = {"adam": optim.Adam, "sgd": optim.SGD}[settings.optimizer]
+        optimizer = kind(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        if settings.schedule == "cosine":
+            schedule = optim.CosineLR(optimizer, steps)
+        else:
+            schedule = optim.StepLR(optimizer, math.ceil(steps / 3))
+        return cls(model, optimizer, optim.LinearWarmup(schedule, settings.warmup))
 
     def update(self) -> None:
         self.optimizer.step()
@@ -221,7 +225,11 @@ def build(settings: Settings) -> nn.Module:
     """The settings' model with its first weights, on their device."""
     with backend.random_state(np.random.default_rng(settings.seed)):
         model = models.build(
-            settings.model, settings.transformation, settings.distortion, settings.filters
+            settings.model,
+            settings.transformation,
+            settings.distortion,
+            settings.filters,
+            settings.units,
         )
     return model.to(settings.device)
 

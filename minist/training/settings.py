@@ -15,6 +15,22 @@ def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> 
     return field(default=default, metadata={"help": help, "choices": choices})
 
 
+# A recipe is a set of settings by name. The paper's: 150,000 steps of 256 images, 638 epochs of
+# 60,000; fast is the defaults.
+RECIPES: dict[str, dict[str, Any]] = {
+    "fast": {},
+    "paper": {
+        "epochs": 638,
+        "batch_size": 256,
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "localisation_lr": 1.0,
+        "warmup": 0,
+        "schedule": "steps",
+    },
+}
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a run depends on (Sect. 4.1)."""
@@ -26,6 +42,9 @@ class Settings:
     )
     filters: int = setting(
         32, "filters of each convolution of a CNN; the paper's have 32 to 64, and 32 is quickest"
+    )
+    units: int | None = setting(
+        None, "units of each hidden layer of an FCN; by default as many as Table 1 compares"
     )
 
     # The data
@@ -42,11 +61,17 @@ class Settings:
     # The training
     epochs: int = setting(14, "passes over the training images, distorted anew in each")
     batch_size: int = setting(128, "images a step")
-    lr: float = setting(3e-3, "Adam's learning rate at its highest")
+    optimizer: str = setting("adam", "adam, or plain sgd, the paper's", ("adam", "sgd"))
+    lr: float = setting(3e-3, "the learning rate at its highest")
     localisation_lr: float = setting(
         2.0, "times lr, for localisation nets; if they drift off the image, take less"
     )
-    warmup: int = setting(200, "steps over which the rate rises; then it falls along a cosine")
+    warmup: int = setting(200, "steps over which the rate rises")
+    schedule: str = setting(
+        "cosine",
+        "how the rate falls: along a cosine to zero, or in steps, divided by ten after each third",
+        ("cosine", "steps"),
+    )
     weight_decay: float = setting(0.0, "times the weights, added to their gradients")
     seed: int = setting(0, "of the first weights, the order of images and their distortions")
 
@@ -64,7 +89,7 @@ class Settings:
             choices = f.metadata["choices"]
             if choices and value not in choices:
                 raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {value!r}")
-        for name in ("epochs", "batch_size", "filters", "limit", "micro_batch"):
+        for name in ("epochs", "batch_size", "filters", "units", "limit", "micro_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
