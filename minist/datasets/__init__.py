@@ -1,6 +1,6 @@
-"""The digits of MNIST, or images of one's own in its format; their distortions; batches."""
+"""The digits of MNIST, or images of one's own in its format; what is made of them; batches."""
 
-from .batches import Images, batches, distorted, split
+from .batches import Images, batches, distorted, in_turn, split
 from .distortions import DISTORTIONS, distort
 from .idx import read_idx
 from .mnist import MNIST
@@ -12,6 +12,7 @@ __all__ = [
     "batches",
     "distort",
     "distorted",
+    "in_turn",
     "read_idx",
     "split",
 ]
