@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .training import RECIPES, Run, RunError, Settings
+from .training import RECIPES, Experiment, Run, RunError, Settings, carry_out, test
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,28 +34,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"minist {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
-    train = commands.add_parser(
-        "train",
+    add_experiment(
+        commands,
+        Settings,
         help="train a network on distorted MNIST",
         description="Train a network on distorted MNIST, test it and draw what it sees.",
-        epilog="Ctrl-C stops after the step at hand; --resume goes on from there.",
     )
-    train.set_defaults(command=train_command)
-    train.add_argument("--out", type=Path, help="the run's folder (default: a new one in runs/)")
-    train.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the run in --out, with the settings it was begun with",
-    )
-    train.add_argument(
-        "--recipe",
-        choices=RECIPES,
-        default="fast",
-        help="the settings that are not given: fast, the defaults below, or paper, plain SGD at "
-        "0.01, divided by ten after each third of 150,000 steps of 256 images (default: fast)",
-    )
-    for setting in fields(Settings):
-        add_setting(train, setting)
 
     evaluate = commands.add_parser(
         "evaluate", help="test a trained network", description="Print the test error of a run."
@@ -97,6 +81,33 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def add_experiment(commands: Any, kind: type[Experiment], help: str, description: str) -> None:
+    """A command that trains, tests and draws; its options are the experiment's settings."""
+    to = commands.add_parser(
+        kind.command,
+        help=help,
+        description=description,
+        epilog="Ctrl-C stops after the step at hand; --resume goes on from there.",
+    )
+    to.set_defaults(command=train_command, experiment=kind)
+    to.add_argument("--out", type=Path, help="the run's folder (default: a new one in runs/)")
+    to.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out, with the settings it was begun with",
+    )
+    to.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default="fast",
+        help="the settings that are not given: fast, the defaults below, or paper, plain SGD at "
+        "0.01, divided by ten after each third of 150,000 steps of 256 images (default: fast)",
+    )
+    shared = {setting.name for setting in fields(Experiment)}
+    for setting in sorted(fields(kind), key=lambda setting: setting.name in shared):
+        add_setting(to, setting)
+
+
 def add_setting(to: argparse.ArgumentParser, setting: Any) -> None:
     """An option made of a field of Settings. Left out, it does not appear in the result."""
     kind = {"int": int, "float": float, "str": str}[setting.type.removesuffix(" | None")]
@@ -111,28 +122,35 @@ def add_setting(to: argparse.ArgumentParser, setting: Any) -> None:
 
 
 def train_command(options: argparse.Namespace) -> None:
-    from .experiments import distorted_mnist  # brings in Matplotlib
-
-    names = [setting.name for setting in fields(Settings)]
+    names = [setting.name for setting in fields(options.experiment)]
     asked = {name: value for name, value in vars(options).items() if name in names}
-    settings = Settings.of({**RECIPES[options.recipe], **asked})
+    settings = options.experiment.of({**RECIPES[options.recipe], **asked})
     if options.resume:
         if options.out is None:
             raise RunError("--resume needs the folder of the run: --out FOLDER")
         run = Run(options.out)
         if run.exists():
-            settings = settings_of(run, asked)
+            settings = settings_of(run, options.experiment, asked)
         else:
             print(f"no run in {options.out} yet: a new one begins", file=sys.stderr)
     out = options.out or new_folder(settings)
-    error = distorted_mnist.run_cell(settings, out, options.resume)
-    print(f"picture {out / distorted_mnist.PICTURE}")
+    error = carry_out(settings, out, lambda folder: drawing_of(settings)(folder), options.resume)
+    print(f"picture {Run(out).picture}")
     print(f"test error {error:.2f} %")
 
 
-def settings_of(run: Run, asked: dict[str, Any]) -> Settings:
+def drawing_of(settings: Experiment) -> Callable[..., Path]:
+    """What draws the picture of an experiment's run."""
+    from .experiments import distorted_mnist  # brings in Matplotlib
+
+    return {"train": distorted_mnist}[settings.command].draw
+
+
+def settings_of(run: Run, kind: type[Experiment], asked: dict[str, Any]) -> Experiment:
     """The settings that a run was begun with; RunError if others are asked for now."""
     begun = run.settings()
+    if begun.command != kind.command:
+        raise RunError(f"{run.folder} was begun with minist {begun.command}, not {kind.command}")
     for name, value in asked.items():
         before = getattr(begun, name)
         value = str(Path(value).resolve()) if name == "data" else value
@@ -144,7 +162,7 @@ def settings_of(run: Run, asked: dict[str, Any]) -> Settings:
     return begun
 
 
-def new_folder(settings: Settings) -> Path:
+def new_folder(settings: Experiment) -> Path:
     """runs/NAME, or runs/NAME-2, -3 ... as it is free."""
     base = Path("runs") / settings.name
     folder, number = base, 1
@@ -155,17 +173,14 @@ def new_folder(settings: Settings) -> Path:
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
-    from .experiments import distorted_mnist
-
-    found = distorted_mnist.test(Run(options.run))
+    found = test(Run(options.run))
     print(f"test loss {found['loss']:.4f}, outside {found['outside']:.1%}")
     print(f"test error {found['error']:.2f} %")
 
 
 def show_command(options: argparse.Namespace) -> None:
-    from .experiments import distorted_mnist
-
-    print(f"picture {distorted_mnist.draw(options.run, options.digits, options.first)}")
+    draw = drawing_of(Run(options.run).settings())
+    print(f"picture {draw(options.run, options.digits, options.first)}")
 
 
 def benchmark_command(options: argparse.Namespace) -> None:
