@@ -4,6 +4,7 @@ from .batches import Images, batches, distorted, in_turn, split
 from .distortions import DISTORTIONS, distort
 from .idx import read_idx
 from .mnist import MNIST
+from .volumes import solids
 
 __all__ = [
     "DISTORTIONS",
@@ -14,5 +15,6 @@ __all__ = [
     "distorted",
     "in_turn",
     "read_idx",
+    "solids",
     "split",
 ]
