@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .experiments.volume import Volume
 from .training import RECIPES, Experiment, Run, RunError, Settings, carry_out, test
 
 
@@ -39,6 +40,13 @@ def parser() -> argparse.ArgumentParser:
         Settings,
         help="train a network on distorted MNIST",
         description="Train a network on distorted MNIST, test it and draw what it sees.",
+    )
+    add_experiment(
+        commands,
+        Volume,
+        help="find and read a solid digit in a volume",
+        description="Train a network to read digits that are solids, somewhere in a volume and "
+        "turned in it, with a 3-D spatial transformer; test it and draw what it sees.",
     )
 
     evaluate = commands.add_parser(
@@ -141,9 +149,9 @@ def train_command(options: argparse.Namespace) -> None:
 
 def drawing_of(settings: Experiment) -> Callable[..., Path]:
     """What draws the picture of an experiment's run."""
-    from .experiments import distorted_mnist  # brings in Matplotlib
+    from .experiments import distorted_mnist, volume  # bring in Matplotlib
 
-    return {"train": distorted_mnist}[settings.command].draw
+    return {"train": distorted_mnist, "volume": volume}[settings.command].draw
 
 
 def settings_of(run: Run, kind: type[Experiment], asked: dict[str, Any]) -> Experiment:

@@ -66,7 +66,7 @@ def test_info_of_a_run_and_of_the_machine(trained, capsys):
     assert "kernel" in facts["BLAS"] and int(facts["threads"]) >= 1 and "GPU" in facts
 
 
-@pytest.mark.parametrize("name", ["", "train", "evaluate", "show", "info"])
+@pytest.mark.parametrize("name", ["", "train", "volume", "evaluate", "show", "info"])
 def test_help_names_every_option_and_default(name, capsys):
     with pytest.raises(SystemExit) as stop:
         minist(*[name] * bool(name), "--help")
