@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +110,7 @@ def add_experiment(commands: Any, kind: type[Experiment], help: str, description
         help="the settings that are not given: fast, the defaults below, or paper, plain SGD at "
         "0.01, divided by ten after each third of 150,000 steps of 256 images (default: fast)",
     )
-    shared = {setting.name for setting in fields(Experiment)}
-    for setting in sorted(fields(kind), key=lambda setting: setting.name in shared):
+    for setting in kind.settings():
         add_setting(to, setting)
 
 
@@ -130,7 +128,7 @@ def add_setting(to: argparse.ArgumentParser, setting: Any) -> None:
 
 
 def train_command(options: argparse.Namespace) -> None:
-    names = [setting.name for setting in fields(options.experiment)]
+    names = [setting.name for setting in options.experiment.settings()]
     asked = {name: value for name, value in vars(options).items() if name in names}
     settings = options.experiment.of({**RECIPES[options.recipe], **asked})
     if options.resume:

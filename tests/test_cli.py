@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from minist import __version__, cli
+from minist.experiments.volume import Volume
 from minist.training import Settings
 
 TINY = ["--limit", "128", "--epochs", "1", "--filters", "4"]
@@ -72,10 +74,12 @@ def test_help_names_every_option_and_default(name, capsys):
         minist(*[name] * bool(name), "--help")
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    if name == "train":
-        for field in Settings.__dataclass_fields__.values():
-            assert "--" + field.name.replace("_", "-") in text
-        assert f"(default: {Settings.lr})" in text
+    for kind in (Settings, Volume):
+        if name == kind.command:
+            for field in fields(kind):
+                assert "--" + field.name.replace("_", "-") in text
+                if field.default is not None:
+                    assert f"(default:{field.default})" in text.replace(" ", "")
 
 
 @pytest.mark.parametrize(

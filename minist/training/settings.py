@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -113,9 +113,15 @@ class Experiment:
                 raise ValueError(f"{f.name} must be {least} or more, not {value}")
 
     @classmethod
+    def settings(cls) -> list[Field]:
+        """The fields: first those of its own, then those that every experiment has."""
+        shared = {f.name for f in fields(Experiment)}
+        return sorted(fields(cls), key=lambda f: f.name in shared)
+
+    @classmethod
     def of(cls, values: Mapping[str, Any]) -> Experiment:
         """Settings from a mapping; ValueError names an unknown one and the nearest known."""
-        known = [f.name for f in fields(cls)]
+        known = [f.name for f in cls.settings()]
         for name in values:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
