@@ -105,7 +105,7 @@ def test_the_seed_is_the_network(name):
 @pytest.mark.parametrize("name", ["st-fcn", "st-cnn"])
 def test_the_classifier_sees_what_the_transformer_shows(name, transformation):
     manual_seed(0)
-    model = models.build(name, transformation, filters=2, units=5)
+    model = models.build(name, transformation, filters=2, units=5).eval()
     plain = models.build(name.removeprefix("st-"), filters=2, units=5)
     plain.load_state_dict(model.classifier.state_dict())
     u = images(2)
@@ -121,7 +121,7 @@ def test_the_classifier_sees_what_the_transformer_shows(name, transformation):
         (("resnet",), "unknown model 'resnet'; there are fcn, cnn, st-fcn, st-cnn"),
         (
             ("st-cnn", "similar"),
-            "transformation 'similar'; there are affine, attention, projective, tps",
+            "transformation 'similar'; there are affine, attention, similarity, projective, tps, piec",
         ),
         (("cnn", "affine", "Q"), "unknown distortion 'Q'; there are None, R, P, E, RTS, TC, T"),
         (("fcn", "similar"), "unknown transformation 'similar'"),
@@ -137,3 +137,18 @@ def test_images_that_are_too_small():
     assert small(Tensor(np.zeros((1, 1, 21, 25), np.float32))).shape == (1, 10)
     with pytest.raises(ValueError, match=r"CNN: images must be at least 21x21, not \(40, 20\)"):
         models.CNN((1, 40, 20), filters=2)
+
+
+@every_network
+def test_every_layer_is_told_of_once_and_every_parameter_counted(name, transformation):
+    model = models.build(name, transformation, "RTS", filters=2, units=5)
+    before = model(images(2, "RTS")).numpy()
+    told = models.layers(model, (1, 42, 42))
+    assert sum(layer.parameters for layer in told) == model.num_parameters()
+    assert len({layer.name for layer in told}) == len(told)
+    assert told[-1].output == (10,)
+    if name.startswith("st-"):
+        shapes = {layer.name: layer.output for layer in told}
+        assert shapes["transformer"] == (1, 42, 42) and shapes["downsample"] == (1, 21, 21)
+    np.testing.assert_array_equal(model(images(2, "RTS")).numpy(), before)  # nothing left behind
+    assert not any("forward" in vars(module) for _, module in model.named_modules())

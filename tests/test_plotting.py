@@ -6,6 +6,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from minist import plotting, spatial, tensor
+from minist.experiments import figures
+from minist.spatial import kernels
 
 CURVE = [
     {"epoch": 1, "step": 50, "error": 40.0},
@@ -99,6 +101,69 @@ def test_tensors_are_drawn_as_arrays_are():
 def test_it_can_be_saved(tmp_path):
     result().savefig(tmp_path / "result.png")
     assert (tmp_path / "result.png").stat().st_size > 10_000
+
+
+# --- figures of Section 3 -----------------------------------------------------------------------
+
+
+def test_a_gallery_draws_each_grid_over_the_image_and_what_is_seen_below():
+    image = np.random.default_rng(0).random((9, 12))
+    spline, affine = spatial.ThinPlateSpline(2, 3), spatial.Affine()
+    theta = [0.5, 0.0, 0.25, 0.0, 0.5, 0.0]
+    figure = plotting.gallery(
+        image,
+        [(affine, theta), (spline, spline.identity()), (affine @ spline, [*theta] + 12 * [0])],
+    )
+    over, below = figure.axes[:3], figure.axes[3:]
+    assert [ax.get_title() for ax in over] == [
+        "Affine",
+        "ThinPlateSpline",
+        "Affine @ ThinPlateSpline",
+    ]
+    for ax in over:
+        np.testing.assert_array_equal(ax.images[0].get_array(), image)
+    points = np.concatenate([vertices for vertices, _ in lines_of(over[0])[:-1]])
+    np.testing.assert_allclose(points.min(axis=0), [5.5 - 2.75 + 1.375, 2])
+    np.testing.assert_allclose(below[1].images[0].get_array(), image, atol=1e-12)
+    (scatter,) = [c for c in over[1].collections if len(c.get_offsets()) == 6]
+    corners = [[0, 0], [5.5, 0], [11, 0], [0, 8], [5.5, 8], [11, 8]]
+    np.testing.assert_allclose(scatter.get_offsets(), corners, atol=1e-12)
+
+
+def test_kernel_curves_are_k_and_its_derivative():
+    figure = plotting.kernel_curves([kernels.Bilinear(), kernels.Bicubic(a=-0.5)])
+    above, below = figure.axes[0], figure.axes[2]
+    x, k = above.lines[0].get_data()
+    np.testing.assert_allclose(k, np.maximum(0, 1 - abs(x)), atol=1e-12)
+    slopes = below.lines[0].get_ydata()
+    assert set(slopes[np.isfinite(slopes)]) == {-1.0, 0.0, 1.0}
+    assert figure.axes[1].get_title() == "Bicubic(a=-0.5)"
+
+
+def test_the_figure_of_kinks_shows_the_slope_at_each_pixel():
+    row = [2.0, 5.0, 1.0]
+    figure = plotting.kinks(row)
+    dots = {
+        name: ax.collections[0].get_offsets()
+        for name, ax in zip(("zeros", "border", "reflection"), figure.axes[3:], strict=True)
+    }
+    assert dots["zeros"][:, 0].tolist() == [-2, -1, 0, 1, 2, 3, 4]
+    np.testing.assert_allclose(dots["zeros"][:, 1], [0, 2, 3, -4, -1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(dots["border"][:, 1], [0, 0, 0, -4, 0, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(dots["reflection"][2:4, 1], [3, -4], atol=1e-12)
+
+
+def test_reductions_stand_beside_the_image():
+    image = np.eye(8)
+    figure = plotting.reductions(image, [("half", image[::2, ::2])])
+    assert [ax.get_title() for ax in figure.axes] == ["image, 8x8", "half, 4x4"]
+
+
+@pytest.mark.parametrize("name", figures.FIGURES)
+def test_the_figures_of_the_docs_can_be_drawn_again(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "FIGURES", {name: figures.FIGURES[name]})
+    figures.main(tmp_path)
+    assert (tmp_path / f"{name}.png").read_bytes()[1:4] == b"PNG"
 
 
 # --- volumes ---

@@ -1,4 +1,4 @@
-"""The README's code runs as it stands (on fewer digits), and its commands are what they say."""
+"""The code in README and docs runs as it stands, commands are real, and links lead somewhere."""
 
 import re
 import shlex
@@ -9,11 +9,17 @@ import pytest
 from minist import cli, datasets
 from minist.datasets import Images
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-@pytest.mark.parametrize("code", [text for kind, text in BLOCKS if kind == "python"])
+def blocks(page, kind):
+    """The fenced blocks of a page in a language."""
+    return re.findall(rf"```{kind}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("code", blocks(PAGES[0], "python"))
 def test_python_examples_run(code, monkeypatch, capsys):
     data = datasets.MNIST(train=False)
     monkeypatch.setattr(datasets, "MNIST", lambda: Images(data.images[:200], data.labels[:200]))
@@ -24,7 +30,14 @@ def test_python_examples_run(code, monkeypatch, capsys):
         assert len(theta.strip("[]\n").split()) == 6
 
 
-COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_the_examples_of_a_page_run_one_after_the_other(page):
+    names = {}
+    for code in blocks(page, "python"):
+        exec(compile(code, page.name, "exec"), names)
+
+
+COMMANDS = [line for page in PAGES for text in blocks(page, "sh") for line in text.splitlines()]
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("minist ")])
@@ -32,8 +45,7 @@ def test_commands_are_understood(line):
     cli.parser().parse_args(shlex.split(line, comments=True)[1:])
 
 
-def test_every_linked_file_is_there():
-    root = Path(__file__).parents[1]
-    links = re.findall(r"\]\(((?!http)[^)#]+)\)", README)
-    assert links
-    assert [link for link in links if not (root / link).exists()] == []
+@every_page
+def test_every_linked_file_is_there(page):
+    links = re.findall(r"\]\(((?!http)[^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []

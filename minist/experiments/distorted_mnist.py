@@ -9,9 +9,11 @@ from ..autograd import Tensor, no_grad
 from ..training import Settings, carry_out, load_examples, load_trained, test, transformers
 
 
-def run_cell(settings: Settings, out: str | Path, resume: bool = False) -> float:
+def run_cell(
+    settings: Settings, out: str | Path, resume: bool = False, progress: bool = True
+) -> float:
     """Train, test and draw; the test error in per cent. See `training.carry_out`."""
-    return carry_out(settings, out, draw, resume)
+    return carry_out(settings, out, draw, resume, progress)
 
 
 @no_grad()

@@ -9,19 +9,21 @@ digit (RTS, TC), what the transformer shows is halved by an average pool.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import nn
-from ..autograd import Tensor
+from ..autograd import Tensor, no_grad
 from ..backend import random_state
 from ..spatial import (
     Affine,
     Attention,
     LocalisationCNN,
     LocalisationFC,
+    PiecewiseAffine,
     Projective,
+    Similarity,
     SpatialTransformer,
     ThinPlateSpline,
     Transformation,
@@ -31,8 +33,10 @@ MODELS = ("fcn", "cnn", "st-fcn", "st-cnn")
 TRANSFORMATIONS: dict[str, Callable[[], Transformation]] = {
     "affine": Affine,
     "attention": Attention,
+    "similarity": Similarity,
     "projective": Projective,
     "tps": lambda: ThinPlateSpline(4, 4),
+    "piecewise": lambda: PiecewiseAffine(4, 4),
 }
 SIZES = {None: 28, "R": 28, "P": 28, "E": 28, "RTS": 42, "TC": 60, "T": 84}
 LARGE_CANVAS = ("RTS", "T", "TC")
@@ -125,7 +129,7 @@ def build(
     Parameters
     ----------
     name : "fcn", "cnn", "st-fcn" or "st-cnn"
-    transformation : "affine", "attention", "projective" or "tps"
+    transformation : "affine", "attention", "similarity", "projective", "tps" or "piecewise"
         Of the transformer, where there is one.
     distortion : str, optional
         Of the images, which gives their size: 28x28, RTS 42x42, TC 60x60.
@@ -189,3 +193,48 @@ def check_names(name: str, transformation: str, distortion: str | None) -> None:
         if value not in known:
             names = ", ".join(str(k) for k in known)
             raise ValueError(f"unknown {what} {value!r}; there are {names}")
+
+
+class Layer(NamedTuple):
+    """A layer of a network, as a table shows it: its shapes without the batch."""
+
+    name: str
+    layer: str
+    output: tuple[int, ...]
+    parameters: int
+
+
+def layers(model: nn.Module, in_shape: tuple[int, ...]) -> list[Layer]:
+    """The layers of a network, in the order in which images of a shape (C, H, W) pass them.
+
+    A transformer stands in one line, behind its localisation net, for its grid and sampler.
+    """
+    found: list[Layer] = []
+
+    def note(name: str, module: nn.Module, forward: Callable) -> Callable:
+        own = sum(value.size for value in vars(module).values() if isinstance(value, nn.Parameter))
+
+        def noted(*inputs: Any) -> Tensor:
+            output = forward(*inputs)
+            kind = repr(module)
+            if isinstance(module, SpatialTransformer):
+                kind = f"{module.transformation!r}, {module.mode} sampler"
+            found.append(Layer(name, kind, output.shape[1:], own))
+            return output
+
+        return noted
+
+    watched = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, SpatialTransformer) or not list(module.children())
+    ]
+    try:
+        for name, module in watched:
+            module.forward = note(name, module, module.forward)  # of this instance alone
+        with no_grad():
+            model(Tensor(np.zeros((1, *in_shape), np.float32)))
+    finally:
+        for _, module in watched:
+            del module.forward
+    return found

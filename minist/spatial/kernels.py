@@ -15,8 +15,9 @@ class Kernel(nn.Module):
     """A sampling kernel for Eq. (3); x is the way from a pixel to the point, in pixels.
 
     A subclass sets `support` and writes `k` and `dk`, on arrays of either backend. If it has
-    `nn.Parameter`s, Phi in Eq. (3), they are handed to both in the order in which they were made,
-    and `dphi` says how k changes with each; they are learnt like any others of a network.
+    `nn.Parameter`s, numbers, Phi in Eq. (3), they are handed to both in the order in which they
+    were made, and `dphi` says how k changes with each; they are learnt like any others of a
+    network. Under "reflection" points are mirrored, not kernels: k is taken to be even there.
 
     Attributes
     ----------

@@ -11,11 +11,12 @@ from .loop import (
     train,
 )
 from .run import Run, RunError, explained
-from .settings import RECIPES, Experiment, Settings, setting
+from .settings import RECIPES, TABLE, Experiment, Settings, setting
 from .step import MicroBatches, Report, evaluation_step, training_step, transformers
 
 __all__ = [
     "RECIPES",
+    "TABLE",
     "TEST_SEED",
     "Experiment",
     "MicroBatches",

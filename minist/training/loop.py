@@ -28,7 +28,7 @@ TEST_SEED = 2015  # distorts the test digits: the same for every run, so that ru
 EVALUATION_BATCH = 250  # images a thread looks at, at once
 
 
-def train(settings: Experiment, run: Run, resume: bool = False) -> nn.Module:
+def train(settings: Experiment, run: Run, resume: bool = False, progress: bool = True) -> nn.Module:
     """Train a model as `settings` say and leave it in the run's folder.
 
     The same settings give the same weights, bit for bit, on one CPU: whatever the number of
@@ -41,6 +41,8 @@ def train(settings: Experiment, run: Run, resume: bool = False) -> nn.Module:
         Its folder; nobody else's (see `Run.locked`).
     resume : bool
         Go on from its last checkpoint, if there is one.
+    progress : bool
+        Show a bar, where standard error is a terminal.
 
     Raises
     ------
@@ -63,7 +65,7 @@ def train(settings: Experiment, run: Run, resume: bool = False) -> nn.Module:
         initial=min(state.step * settings.batch_size, settings.epochs * len(training_set.labels)),
         unit=" images",
         unit_scale=True,
-        disable=None,  # where standard error is not a terminal
+        disable=None if progress else True,  # None: where standard error is not a terminal
     )
     meter = Meter()
     with bar, MicroBatches(settings.micro_batch) as micro_batches, Interrupt() as interrupt:
@@ -334,6 +336,7 @@ def carry_out(
     out: str | Path,
     draw: Callable[[Path], Any],
     resume: bool = False,
+    progress: bool = True,
 ) -> float:
     """Train, test and draw; the test error in per cent.
 
@@ -346,6 +349,8 @@ def carry_out(
         Makes result.png in the folder of a trained run.
     resume : bool
         Go on with the run in `out`; one that has ended is left as it is.
+    progress : bool
+        Show a bar, where standard error is a terminal.
 
     Raises
     ------
@@ -360,7 +365,7 @@ def carry_out(
             )
         error = run.test_error() if resume else None
         if error is None:
-            train(settings, run, resume)
+            train(settings, run, resume, progress)
             error = test(run)["error"]
             run.log(test_error=error)
         if not run.picture.is_file():

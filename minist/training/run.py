@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..files import load_arrays, save_arrays
-from .settings import Experiment
+from .settings import Experiment, Settings
 
 try:
     import fcntl
@@ -101,6 +101,25 @@ class Run:
             return Experiment.recorded(self.read_config())
         except (TypeError, ValueError) as error:
             raise RunError(f"{self.config} is damaged: {error}") from None
+
+    def settings_as_begun(
+        self, asked: Mapping[str, Any], kind: type[Experiment] = Settings
+    ) -> Experiment:
+        """The settings of the run; RunError if others, or another kind, are asked for now."""
+        begun = self.settings()
+        if not isinstance(begun, kind):
+            raise RunError(
+                f"{self.folder} was begun with minist {begun.command}, not {kind.command}"
+            )
+        for name, value in asked.items():
+            before = getattr(begun, name)
+            value = str(Path(value).resolve()) if name == "data" else value
+            if before != value:
+                raise RunError(
+                    f"{self.folder} was begun with {name} = {before}, not {value}; a resumed run "
+                    "keeps its settings"
+                )
+        return begun
 
     def write_config(self, settings: dict[str, Any]) -> None:
         scratch = self.config.with_suffix(".tmp")
