@@ -196,6 +196,7 @@ def reductions(image: Array, outputs: Sequence[tuple[str, Array]]) -> Figure:
         picture = as_array(picture)
         draw_image(ax, picture)
         ax.set_title(f"{name}, {picture.shape[0]}x{picture.shape[1]}", fontsize=9)
+    return figure
 
 
 class Case(NamedTuple):

@@ -121,7 +121,7 @@ def test_the_classifier_sees_what_the_transformer_shows(name, transformation):
         (("resnet",), "unknown model 'resnet'; there are fcn, cnn, st-fcn, st-cnn"),
         (
             ("st-cnn", "similar"),
-            "transformation 'similar'; there are affine, attention, similarity, projective, tps, piec",
+            "transformation 'similar'; there are affine, attention, similarity, projective, tps",
         ),
         (("cnn", "affine", "Q"), "unknown distortion 'Q'; there are None, R, P, E, RTS, TC, T"),
         (("fcn", "similar"), "unknown transformation 'similar'"),

@@ -69,7 +69,7 @@ def build(name: str, size: int, filters: int, slices: int, thickness: float) -> 
     return nn.Sequential(transformer, flatten, classifier)
 
 
-def localisation_layers(size: int, affine: Affine, filters: int = 16, hidden: int = 32) -> list:
+def localisation_layers(size: int, affine: Affine, filters: int = 24, hidden: int = 64) -> list:
     """From three X-rays (N, 3, size, size) to theta, (N, 12), which starts at the identity.
 
     The paper's halve the picture first; a turn is seen in the edges of a small solid, so not here.
