@@ -218,7 +218,7 @@ def train_command(options: argparse.Namespace) -> None:
         else:
             print(f"no run in {options.out} yet: a new one begins", file=sys.stderr)
     out = options.out or new_folder(settings)
-    error = carry_out(settings, out, lambda folder: drawing_of(settings)(folder), options.resume)
+    error = carry_out(settings, out, drawing_of(settings), options.resume)
     print(f"picture {Run(out).picture}")
     print(f"test error {error:.2f} %")
 

@@ -8,7 +8,7 @@ Turned back about the solid's centre c, a voxel p becomes
 
 a place (x, y) on the digit, whose ink is read there with the bilinear kernel, Eq. (5), and a depth
 z, which lies in the interval or does not. Only the voxels of a box around the solid are turned
-back, and ink is read only for those that turn out to lie in it: one in twenty of the volume.
+back, and ink is read only for those that turn out to lie in it, one in forty of all.
 """
 
 from __future__ import annotations
@@ -73,12 +73,10 @@ def solids(images: Array, rng: np.random.Generator, size: int = 60, turn: float 
         for side, start in zip(sides, to_centre, strict=True)
     )
     dx, dy, dz = dx[None, None], dy[None, :, None], dz[:, None, None]  # p - c
-    places = [r[0, i] * dx + (r[1, i] * dy + r[2, i] * dz) for i in range(3)]  # R^T (p - c)
-    inside = abs(places[0]) < half[0] + 0.5
-    for place, h in zip(places[1:], half[1:], strict=True):
-        inside &= abs(place) < h + 0.5
+    x, y, z = (r[0, i] * dx + (r[1, i] * dy + r[2, i] * dz) for i in range(3))  # R^T (p - c)
+    inside = (abs(x) < half[0] + 0.5) & (abs(y) < half[1] + 0.5) & (abs(z) < half[2] + 0.5)
     box_z, box_y, box_x, which = xp.nonzero(inside)
-    x, y, z = (place[inside] for place in places)
+    x, y, z = x[inside], y[inside], z[inside]
     filled = xp.minimum(half[2][which] + 0.5 - abs(z), 1)  # a voxel at the face is half full
     volumes = xp.zeros((1, size, size, size, n), dtype=np.float32)
     x0, y0, z0 = first[:, which]
