@@ -49,8 +49,8 @@ TABLE = {"epochs": 40, "micro_batch": 64}
 class Experiment:
     """What is trained on digits, and how: the settings that every run has.
 
-    A subclass adds its own and writes `build`, `examples` and `name`. Then `train` trains it, stops
-    and resumes, `test` tests it, and its settings make the options of a command.
+    A subclass adds its own and writes `build` and `examples`. Then `train` trains it, stops and
+    resumes, `test` tests it, and its settings make the options of a command.
     """
 
     command: ClassVar[str]  # of the command line; tells in config.json which experiment it is
@@ -104,7 +104,7 @@ class Experiment:
     @property
     def name(self) -> str:
         """A short name for the run."""
-        raise NotImplementedError
+        return self.command
 
     def __post_init__(self) -> None:
         for f in fields(self):
