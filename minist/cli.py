@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import __version__, models
 from .backend import num_threads
 from .datasets import DISTORTIONS
+from .experiments.volume import Volume
 from .models import MODELS, TRANSFORMATIONS
-from .training import RECIPES, TABLE, Run, RunError, Settings
+from .training import RECIPES, TABLE, Experiment, Run, RunError, Settings, carry_out, test
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,22 +37,19 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"minist {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
-    train = commands.add_parser(
-        "train",
+    add_experiment(
+        commands,
+        Settings,
         help="train a network on distorted MNIST",
         description="Train a network on distorted MNIST, test it and draw what it sees.",
-        epilog="Ctrl-C stops after the step at hand; --resume goes on from there.",
     )
-    train.set_defaults(command=train_command)
-    train.add_argument("--out", type=Path, help="the run's folder (default: a new one in runs/)")
-    train.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the run in --out, with the settings it was begun with",
+    add_experiment(
+        commands,
+        Volume,
+        help="find and read a solid digit in a volume",
+        description="Train a network to read digits that are solids, somewhere in a volume and "
+        "turned in it, with a 3-D spatial transformer; test it and draw what it sees.",
     )
-    add_recipe(train)
-    for setting in fields(Settings):
-        add_setting(train, setting, setting.default)
 
     evaluate = commands.add_parser(
         "evaluate", help="test a trained network", description="Print the test error of a run."
@@ -124,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_recipe(table1)
     cell = ("model", "transformation", "distortion", "filters", "units", "seed")
-    for setting in fields(Settings):
+    for setting in Settings.settings():
         if setting.name not in cell:
             add_setting(table1, setting, TABLE.get(setting.name, setting.default))
 
@@ -173,6 +170,26 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def add_experiment(commands: Any, kind: type[Experiment], help: str, description: str) -> None:
+    """A command that trains, tests and draws; its options are the experiment's settings."""
+    to = commands.add_parser(
+        kind.command,
+        help=help,
+        description=description,
+        epilog="Ctrl-C stops after the step at hand; --resume goes on from there.",
+    )
+    to.set_defaults(command=train_command, experiment=kind)
+    to.add_argument("--out", type=Path, help="the run's folder (default: a new one in runs/)")
+    to.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out, with the settings it was begun with",
+    )
+    add_recipe(to)
+    for setting in kind.settings():
+        add_setting(to, setting, setting.default)
+
+
 def add_recipe(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--recipe",
@@ -198,30 +215,36 @@ def add_setting(to: argparse.ArgumentParser, setting: Any, default: Any) -> None
 
 def asked_for(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line."""
-    names = [setting.name for setting in fields(Settings)]
+    kind = getattr(options, "experiment", Settings)
+    names = [setting.name for setting in kind.settings()]
     return {name: value for name, value in vars(options).items() if name in names}
 
 
 def train_command(options: argparse.Namespace) -> None:
-    from .experiments import distorted_mnist  # brings in Matplotlib
-
     asked = asked_for(options)
-    settings = Settings.of({**RECIPES[options.recipe], **asked})
+    settings = options.experiment.of({**RECIPES[options.recipe], **asked})
     if options.resume:
         if options.out is None:
             raise RunError("--resume needs the folder of the run: --out FOLDER")
         run = Run(options.out)
         if run.exists():
-            settings = run.settings_as_begun(asked)
+            settings = run.settings_as_begun(asked, options.experiment)
         else:
             print(f"no run in {options.out} yet: a new one begins", file=sys.stderr)
     out = options.out or new_folder(settings)
-    error = distorted_mnist.run_cell(settings, out, options.resume)
-    print(f"picture {out / distorted_mnist.PICTURE}")
+    error = carry_out(settings, out, drawing_of(settings), options.resume)
+    print(f"picture {Run(out).picture}")
     print(f"test error {error:.2f} %")
 
 
-def new_folder(settings: Settings) -> Path:
+def drawing_of(settings: Experiment) -> Callable[..., Path]:
+    """What draws the picture of an experiment's run."""
+    from .experiments import distorted_mnist, volume  # bring in Matplotlib
+
+    return {"train": distorted_mnist, "volume": volume}[settings.command].draw
+
+
+def new_folder(settings: Experiment) -> Path:
     """runs/NAME, or runs/NAME-2, -3 ... as it is free."""
     base = Path("runs") / settings.name
     folder, number = base, 1
@@ -232,17 +255,14 @@ def new_folder(settings: Settings) -> Path:
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
-    from .experiments import distorted_mnist
-
-    found = distorted_mnist.test(Run(options.run))
+    found = test(Run(options.run))
     print(f"test loss {found['loss']:.4f}, outside {found['outside']:.1%}")
     print(f"test error {found['error']:.2f} %")
 
 
 def show_command(options: argparse.Namespace) -> None:
-    from .experiments import distorted_mnist
-
-    print(f"picture {distorted_mnist.draw(options.run, options.digits, options.first)}")
+    draw = drawing_of(Run(options.run).settings())
+    print(f"picture {draw(options.run, options.digits, options.first)}")
 
 
 def table1_command(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ paper, so that grids show on top of them, on a screen and in print.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 import shutil
 import subprocess
@@ -33,6 +34,13 @@ from .spatial.grid import pixels_per_unit
 from .spatial.kernels import Kernel
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+
+# Ways to look at a volume: which of (x, y, z) go to the right, down, and away.
+VIEWS = {
+    "(a) from the front": (0, 1, 2),
+    "(b) from above": (0, 2, 1),
+    "(c) from the side": (2, 1, 0),
+}
 
 
 def result(
@@ -65,9 +73,7 @@ def result(
     digits, below = figure.subfigures(2, 1, height_ratios=[1.3 * rows, 2.6])
     axes = digits.subplots(rows, n, squeeze=False)
     for i in range(n):
-        right = predicted[i] == labels[i]
-        verdict = f"{predicted[i]}" if right else f"{predicted[i]}, is {labels[i]}"
-        axes[0, i].set_title(verdict, color=GREEN if right else RED, fontsize=10)
+        axes[0, i].set_title(**verdict(predicted[i], labels[i]))
         draw_image(axes[0, i], images[i, 0])
         if grid is not None:
             draw_image(axes[1, i], images[i, 0])
@@ -362,6 +368,7 @@ def reductions(image: Array, outputs: Sequence[tuple[str, Array]]) -> Figure:
         picture = as_array(picture)
         draw_image(ax, picture)
         ax.set_title(f"{name}, {picture.shape[0]}x{picture.shape[1]}", fontsize=9)
+    return figure
 
 
 class Case(NamedTuple):
@@ -692,6 +699,61 @@ def curves(
     return figure
 
 
+def volume_result(
+    volumes: Array,
+    labels: Array,
+    predicted: Array,
+    grid: Array | None,
+    outputs: Array,
+    curve: Sequence[dict[str, Any]],
+    title: str = "",
+) -> Figure:
+    """What a network sees in volumes and how it learnt: the picture that `minist volume` ends with.
+
+    For each volume its X-rays (a) from the front, (b) from above and (c) from the side, with the
+    edges of the box that the transformer looks at, and (d) the picture that the classifier is
+    given; below, the learning curve. In each picture the most ink is black.
+
+    Parameters
+    ----------
+    volumes : (N, 1, D, H, W)
+    labels, predicted : (N,)
+    grid : (N, D', H', W', 3), or None without a transformer
+    outputs : (N, 1, H', W')
+    curve : lines of metrics.jsonl
+    """
+    volumes, labels, predicted, outputs = map(as_array, (volumes, labels, predicted, outputs))
+    n = len(volumes)
+    figure = Figure(figsize=(1.4 * n + 0.6, 8.6), dpi=120, layout="constrained")
+    figure.suptitle(title)
+    above, below = figure.subfigures(2, 1, height_ratios=[6.2, 2.4])
+    axes = above.subplots(4, n, squeeze=False)
+    for i in range(n):
+        axes[0, i].set_title(**verdict(predicted[i], labels[i]))
+        for ax, (right, down, through) in zip(axes[:3, i], VIEWS.values(), strict=True):
+            xyz = volumes[i, 0].transpose(2, 1, 0)
+            draw_image(ax, scaled(xyz.transpose(down, right, through).sum(axis=2)))
+            if grid is not None:
+                draw_box(ax, as_array(grid)[i], volumes.shape[2:], (right, down))
+        draw_image(axes[3, i], scaled(outputs[i, 0]))
+    for ax, name in zip(axes[:, 0], [*VIEWS, "(d) output"], strict=True):
+        ax.set_ylabel(name)
+    draw_curve(below.subplots(), curve)
+    return figure
+
+
+def verdict(predicted: int, label: int) -> dict[str, Any]:
+    """A digit's title: what it was taken for, and what it is."""
+    right = predicted == label
+    text = f"{predicted}" if right else f"{predicted}, is {label}"
+    return {"label": text, "color": GREEN if right else RED, "fontsize": 10}
+
+
+def scaled(image: np.ndarray) -> np.ndarray:
+    """An image whose brightest pixel is 1."""
+    return image / max(image.max(), 1e-6)
+
+
 def draw_image(ax: Axes, image: np.ndarray) -> None:
     """An image (H, W) of 0..1 as ink on paper; pixel centres at whole numbers."""
     ax.imshow(image, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
@@ -726,7 +788,35 @@ def draw_grid(
     curves = [*rows[1:], *columns.transpose(1, 0, 2)]
     ax.add_collection(LineCollection(curves, colors=BLUE, linewidths=0.7, alpha=0.9))
     ax.add_collection(LineCollection([rows[0]], colors=ORANGE, linewidths=2))
-    # Room for grids that reach beyond the image, the same for every digit.
+    leave_room(ax, size)
+
+
+def draw_box(ax: Axes, grid: np.ndarray, size: tuple[int, int, int], view: tuple[int, int]) -> None:
+    """The edges of the box that a grid (D', H', W', 3) spans in a volume of `size`.
+
+    `view` says which of (x, y, z) go to the right and down. The front face, the output's first
+    slice, is drawn thick, and its upper edge orange.
+    """
+    corners = grid[np.ix_((0, -1), (0, -1), (0, -1))]  # z, y, x; (x, y, z)
+    points = ((corners + 1) / 2 * (np.array(size[::-1]) - 1))[..., list(view)]
+    rest, front, top = [], [], []
+    for axis in range(3):
+        for a, b in product((0, 1), (0, 1)):
+            start, end = ([a, b] for _ in range(2))
+            start.insert(axis, 0)
+            end.insert(axis, 1)
+            edge = [points[tuple(start)], points[tuple(end)]]
+            kind = rest if end[0] == 1 else top if end[1] == 0 else front
+            kind.append(edge)
+    for edges, colour, width in ((rest, BLUE, 0.6), (front, BLUE, 1.4), (top, ORANGE, 2)):
+        ax.add_collection(LineCollection(edges, colors=colour, linewidths=width))
+    right, down = view
+    leave_room(ax, (size[2 - down], size[2 - right]))
+
+
+def leave_room(ax: Axes, size: Sequence[int]) -> None:
+    """Room for grids that reach beyond an image (H, W), the same for every digit."""
+    h, w = size
     margin = 0.25
     ax.set_xlim(-margin * w, (1 + margin) * w - 1)
     ax.set_ylim((1 + margin) * h - 1, -margin * h)

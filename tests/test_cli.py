@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from minist import __version__, cli
+from minist.experiments.volume import Volume
 from minist.training import RECIPES, TABLE, Run, Settings
 
 TINY = ["--limit", "128", "--epochs", "1", "--filters", "4"]
@@ -89,17 +91,18 @@ def test_info_of_a_network(capsys):
     assert sum(counts[:-1]) == counts[-1] == 135_002
 
 
-@pytest.mark.parametrize("name", ["", "train", "evaluate", "show", "table1", "info"])
+@pytest.mark.parametrize("name", ["", "train", "volume", "evaluate", "show", "table1", "info"])
 def test_help_names_every_option_and_default(name, capsys):
     with pytest.raises(SystemExit) as stop:
         minist(*[name] * bool(name), "--help")
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    if name == "train":
-        for field in Settings.__dataclass_fields__.values():
-            assert "--" + field.name.replace("_", "-") in text
-        assert f"(default: {Settings.lr})" in text
-        assert f"(default: {Settings.epochs})" in text
+    for kind in (Settings, Volume):
+        if name == kind.command:
+            for field in fields(kind):
+                assert "--" + field.name.replace("_", "-") in text
+                if field.default is not None:
+                    assert f"(default:{field.default})" in text.replace(" ", "")
     if name == "table1":
         assert f"(default: {TABLE['epochs']})" in text
 

@@ -377,3 +377,56 @@ def test_a_run_looks_the_same_in_every_panel_of_curves():
     assert list(b.get_ydata()) == [4, 1]
     assert error.lines[0].get_color() == b.get_color() != a.get_color()
     assert [text.get_text() for text in loss.get_legend().get_texts()] == ["a", "b"]
+
+
+# --- volumes ---
+
+
+def volume_result(n=2, **changes):
+    affine = spatial.Affine(3)
+    parts = {
+        "volumes": np.random.default_rng(0).random((n, 1, 9, 12, 16), dtype=np.float32),
+        "labels": np.arange(n),
+        "predicted": np.arange(n),
+        "grid": affine.grid(np.tile(affine.identity(), (n, 1)), (4, 5, 6)),
+        "outputs": np.ones((n, 1, 5, 6), dtype=np.float32),
+        "curve": CURVE,
+    }
+    return plotting.volume_result(**(parts | changes))
+
+
+def test_a_voxel_is_seen_from_the_front_from_above_and_from_the_side():
+    volumes = np.zeros((1, 1, 9, 12, 16), dtype=np.float32)
+    volumes[0, 0, 2, 5, 14] = 0.5  # z, y, x
+    figure = volume_result(1, volumes=volumes)
+    front, above, side = (ax.images[0].get_array() for ax in figure.get_axes()[:3])
+    for image, shape, place in (
+        (front, (12, 16), (5, 14)),
+        (above, (9, 16), (2, 14)),
+        (side, (12, 9), (5, 2)),
+    ):
+        assert image.shape == shape
+        assert image[place] == 1 and image.sum() == 1
+
+
+def test_the_identity_box_frames_the_volume():
+    axes = volume_result(1).get_axes()[:3]
+    for ax, corner in zip(axes, ([15, 11], [15, 8], [8, 11]), strict=True):
+        points = np.concatenate([vertices for vertices, _ in lines_of(ax)])
+        np.testing.assert_allclose(points.min(axis=0), [0, 0], atol=1e-12)
+        np.testing.assert_allclose(points.max(axis=0), corner)
+        assert len(points) == 24
+
+
+def test_the_upper_edge_of_the_front_is_orange():
+    theta = spatial.Affine(3).identity().reshape(3, 4)
+    theta[1] *= -1  # upside down
+    grid = spatial.Affine(3).grid(theta.reshape(1, 12), (4, 5, 6))
+    front, above, *_ = volume_result(1, grid=grid).get_axes()
+    for ax, down in ((front, 11), (above, 0)):
+        (edge,) = [v for v, colour in lines_of(ax) if colour == plotting.ORANGE.lower()]
+        np.testing.assert_allclose(sorted(map(tuple, edge)), [(0, down), (15, down)])
+
+
+def test_volumes_without_a_transformer_have_no_box():
+    assert not any(ax.collections for ax in volume_result(grid=None).get_axes()[:-1])

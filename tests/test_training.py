@@ -142,7 +142,7 @@ def test_the_transformer_stays_on_its_image():
             optimizer.step()
         batches.close()
         _, some = split(MNIST(train=False), 1000)
-        found = evaluate(model, distorted(some, "R", 1), micro_batches)
+        found = evaluate(model, [distorted(some, "R", 1)], micro_batches)
     assert found["outside"] < 0.5
     assert found["error"] < 60  # by chance 90
     assert share_outside(minist.tensor(np.full((1, 2, 2, 2), 1.5))) == 1
@@ -294,7 +294,7 @@ def test_the_data_set_in_the_environment_is_recorded(tmp_path, monkeypatch):
 def test_evaluating_leaves_the_mode_as_it_was(digits):
     model = small_model().eval()
     with MicroBatches(64) as micro_batches:
-        evaluate(model, minist.datasets.Images(*digits), micro_batches)
+        evaluate(model, [minist.datasets.Images(*digits)], micro_batches)
     assert not model.training
 
 
@@ -360,7 +360,7 @@ def test_a_run_is_not_overwritten_and_a_finished_one_not_repeated(tmp_path, monk
     assert (tmp_path / "result.png").stat().st_size > 10_000
     with pytest.raises(RunError, match="holds a run; --resume goes on with it"):
         run_cell(settings, tmp_path)
-    monkeypatch.setattr("minist.experiments.distorted_mnist.train", None)
+    monkeypatch.setattr(loop_module, "train", None)
     assert run_cell(settings, tmp_path, resume=True) == error
 
 

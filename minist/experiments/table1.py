@@ -255,10 +255,12 @@ class Table:
             return None
         cnn, settings, _ = load_trained(best["cnn"][1])
         st_cnn, chosen, _ = load_trained(best["st-cnn"][1])
-        digits = load_test_set(settings)
         found = []
-        for first in range(0, len(digits.labels), 250):
-            images, labels = (part[first : first + 250] for part in digits)
+        for images, labels in (
+            [array[first : first + 250] for array in part]
+            for part in load_test_set(settings)
+            for first in range(0, len(part.labels), 250)
+        ):
             taken_for, st_takes_for = (
                 model(Tensor(images)).data.argmax(axis=1) for model in (cnn, st_cnn)
             )

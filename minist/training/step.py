@@ -45,8 +45,8 @@ class Report:
 ACTIVATIONS = 13e6  # numbers in a micro-batch: about what a processor's outermost cache holds
 
 
-def micro_batch_size(model: nn.Module, image: tuple[int, int, int], batch_size: int) -> int:
-    """Images (C, H, W) in a micro-batch, where nothing else is said.
+def micro_batch_size(model: nn.Module, image: tuple[int, ...], batch_size: int) -> int:
+    """Images of shape (C, H, W), or volumes, in a micro-batch, where nothing else is said.
 
     One micro-batch for each core, so that all have work. If it would keep more than
     `ACTIVATIONS`, the largest power of two that does not, but not below 16, where calling an
@@ -58,7 +58,7 @@ def micro_batch_size(model: nn.Module, image: tuple[int, int, int], batch_size: 
     return max(share if share <= most else 2 ** int(math.log2(most)), 16)
 
 
-def activations(model: nn.Module, image: tuple[int, int, int]) -> int:
+def activations(model: nn.Module, image: tuple[int, ...]) -> int:
     """How many numbers pass from one operation to another in a forward of one image."""
     with random_state(np.random.default_rng(0)), nn.deferred():
         images = array_module(model.parameters()[0].data).zeros((1, *image), dtype=np.float32)
