@@ -6,17 +6,13 @@ paper, so that grids show on top of them, on a screen and in print.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import product
-from typing import Any, NamedTuple
 import shutil
 import subprocess
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from itertools import pairwise, product
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
-from typing import Any
+from itertools import pairwise, product
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -406,7 +402,7 @@ def cases(shown: Sequence[Case]) -> Figure:
     return figure
 
 
-def curves(by_distortion: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+def table1_curves(by_distortion: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Training error in per cent, epoch by epoch, of every network; a panel for each distortion.
 
     A colour for each network, a dash for each transformation.

@@ -1,7 +1,7 @@
 """Pictures: what is drawn is where it should be."""
 
-from itertools import combinations
 from io import BytesIO
+from itertools import combinations
 
 import numpy as np
 import pytest

@@ -235,7 +235,7 @@ class Table:
             (place / "table1.csv").write_text(as_csv(found))
             plotting.contact_sheet(first_digits()).savefig(place / "table1-digits.png")
             if found:
-                plotting.curves(curves(found)).savefig(place / "table1-curves.png")
+                plotting.table1_curves(curves(found)).savefig(place / "table1-curves.png")
             cases = [case for d in DISTORTIONS if (case := self.case(d)) is not None]
             if cases:
                 plotting.cases(cases).savefig(place / "table1-cases.png")
