@@ -328,7 +328,7 @@ def layers_of(options: argparse.Namespace) -> str:
     for layer in models.layers(model, (1, size, size)):
         shape = " x ".join(map(str, layer.output))
         rows.append((layer.name, layer.layer, shape, f"{layer.parameters:,}"))
-    rows.append(("", "", "", f"{model.num_parameters():,}"))
+    rows.append(("", "", "", f"{model.count_parameters():,}"))
     a, b, c, d = (max(len(row[i]) for row in rows) for i in range(4))
     return "\n".join(f"{w:{a}}  {x:{b}}  {y:>{c}}  {z:>{d}}" for w, x, y, z in rows)
 

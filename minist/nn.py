@@ -171,7 +171,7 @@ class Module:
         """All parameters, of this module and of those inside, each once."""
         return [parameter for _, parameter in self.named_parameters()]
 
-    def num_parameters(self) -> int:
+    def count_parameters(self) -> int:
         """How many numbers the module learns."""
         return sum(p.size for p in self.parameters() if p.requires_grad)
 

@@ -26,7 +26,7 @@ from PIL import Image  # comes with Matplotlib
 from .autograd import Function, Tensor, no_grad
 from .backend import Array, to_numpy
 from .spatial import Composition, Transformation, grid_sample
-from .spatial.grid import pixels_per_unit
+from .spatial.grid import to_pixels
 from .spatial.kernels import Kernel
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
@@ -118,7 +118,7 @@ def gallery(
         draw_grid(over, grid.numpy()[0], image.shape)
         points = getattr(transformation, "control_points", None)
         if points is not None:
-            seen = to_pixels(theta.reshape(-1, 2), image.shape)
+            seen = in_pixels(theta.reshape(-1, 2), image.shape)
             over.scatter(*seen.T, s=9, color=ORANGE, zorder=3)
         below.set_axis_on()
         draw_image(below, grid_sample(image[None, None], grid).numpy()[0, 0])
@@ -186,7 +186,8 @@ def kinks(row: Sequence[float]) -> Figure:
     """Bilinear sampling along a row of pixels and its slope, also exactly at the pixels.
 
     For each padding: V(x), and dV/dx between the pixels as a line, at the pixels as a dot. The dot
-    continues the line to its right; mirrored, the one to its left.
+    continues the line to its right; mirrored, the one to its left; under "border" it is 0 at the
+    border pixel.
     """
     row = np.asarray(row, dtype=np.float64)
     w = len(row)
@@ -759,11 +760,10 @@ def draw_image(ax: Axes, image: np.ndarray) -> None:
         spine.set_color("#BBBBBB")
 
 
-def to_pixels(points: np.ndarray, size: tuple[int, int], align_corners: bool = True) -> np.ndarray:
+def in_pixels(points: np.ndarray, size: tuple[int, int], align_corners: bool = True) -> np.ndarray:
     """Normalised (x, y) in the last axis as pixels of an image of `size`."""
-    h, w = size
-    scale = [pixels_per_unit(n, align_corners) for n in (w, h)]
-    return points * scale + [(w - 1) / 2, (h - 1) / 2]
+    along = [to_pixels(points[..., i], n, align_corners) for i, n in enumerate(reversed(size))]
+    return np.stack(along, axis=-1)
 
 
 def draw_grid(
@@ -778,7 +778,7 @@ def draw_grid(
     The upper edge of the output is drawn thick in orange, so that one sees which way is up.
     """
     h, w = size
-    points = to_pixels(grid, size, align_corners)
+    points = in_pixels(grid, size, align_corners)
     rows = points[np.linspace(0, len(points) - 1, lines).round().astype(int)]
     columns = points[:, np.linspace(0, points.shape[1] - 1, lines).round().astype(int)]
     curves = [*rows[1:], *columns.transpose(1, 0, 2)]

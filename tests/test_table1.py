@@ -104,7 +104,7 @@ def test_a_result_tells_of_its_run(finished):
         found, run = json.loads(table.result_file(job).read_text()), Run(table.folder(job))
         assert Settings.of(found["settings"]) == job == run.settings()
         assert found["test_error"] == run.test_error()
-        assert found["parameters"] == models.build(job.model).num_parameters()
+        assert found["parameters"] == models.build(job.model).count_parameters()
         assert found["images_seen"] == 2 * 640
         logged = [line for line in run.lines() if "error" in line]
         assert found["training_error"] == [round(line["error"], 4) for line in logged]

@@ -5,7 +5,7 @@ import pytest
 
 from minist import Tensor, gradcheck, spatial
 from minist.spatial.grid import regular_grid
-from minist.spatial.thin_plate import SplineBasis, phi, solve
+from minist.spatial.thin_plate import SplineBasis, radial, solve
 
 LATTICES = [(2, 2), (4, 4), (2, 3), (5, 3), (8, 8)]
 every_lattice = pytest.mark.parametrize(("rows", "cols"), LATTICES)
@@ -111,7 +111,7 @@ def test_of_all_interpolants_it_bends_least(rng):
     """Bending energy w^T Phi w: a bent plate stores some, an affine map none."""
     points = scattered(rng, 8)
     w = solve(points)[:8]
-    energy = w.T @ phi(points, points) @ w
+    energy = w.T @ radial(points, points) @ w
     assert np.linalg.eigvalsh(energy).min() > -1e-9
     affine_map = 1 + 2 * points[:, 0] - 3 * points[:, 1]
     assert affine_map @ energy @ affine_map == pytest.approx(0, abs=1e-8)

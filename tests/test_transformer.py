@@ -405,7 +405,7 @@ def test_images_with_channels_last_are_refused(net):
     ],
 )
 def test_localisation_networks_of_the_paper(net, count):
-    assert net((1, 28, 28), Affine()).num_parameters() == count
+    assert net((1, 28, 28), Affine()).count_parameters() == count
 
 
 # --- learning -----------------------------------------------------------------------------------

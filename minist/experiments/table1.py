@@ -347,7 +347,7 @@ def result(run: Run) -> dict[str, Any]:
     return {
         "settings": asdict(settings),
         "test_error": run.test_error(),
-        "parameters": model.num_parameters(),
+        "parameters": model.count_parameters(),
         "images_seen": images_seen(settings),
         "seconds": round(seconds),
         "machine": machine(settings.device),

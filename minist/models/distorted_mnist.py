@@ -168,11 +168,11 @@ def width(name: str, transformation: str = "affine", distortion: str | None = "R
     if name == "cnn":
         return FILTERS
     with random_state(np.random.default_rng(0)):  # counted, and thrown away
-        target = classifier_of("cnn", distortion, FILTERS).num_parameters()
+        target = classifier_of("cnn", distortion, FILTERS).count_parameters()
         if name.startswith("st-"):
-            target -= transformer_of(name, transformation, distortion).num_parameters()
+            target -= transformer_of(name, transformation, distortion).count_parameters()
         narrow = [1, 2, 3]
-        counts = [classifier_of(name, distortion, w).num_parameters() for w in narrow]
+        counts = [classifier_of(name, distortion, w).count_parameters() for w in narrow]
     return round(max(np.roots(np.polyfit(narrow, counts, 2) - [0, 0, target])))
 
 

@@ -1,8 +1,8 @@
 """Transformations that are one matrix in homogeneous coordinates (Sect. 3.2): affine, Eq. (1),
 its special cases, Eq. (2) among them, and projective.
 
-They form groups: two of them are one, and each has an inverse, by product and inverse of their
-matrices.
+Two of one class are one of it, and each has an inverse, by product and inverse of their matrices
+(where the scale is not fixed, nor 0).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class PerspectiveDivision(Function):
 
 
 class Inverse(Function):
-    """Y = A^-1 of each matrix (N, d, d); infinite where there is none.
+    """Y = A^-1 of each matrix (N, d, d); infinite, or by rounding huge, where there is none.
 
     From A Y = 1:  dY = -Y dA Y,  so dL/dA = -Y^T g Y^T.
     """
@@ -88,7 +88,7 @@ class Homogeneous(Transformation):
         return F.concatenate([m, last], axis=1)
 
     def inverse(self, theta: Any) -> Tensor:
-        """theta that undoes this one; not finite where there is none."""
+        """theta that undoes this one; not finite, or huge, where there is none."""
         return self.theta_of(Inverse.apply(self.square(theta)))
 
     def compose(self, first: Any, second: Any) -> Tensor:
@@ -216,7 +216,7 @@ class Similarity(Homogeneous):
     num_parameters = 4
 
     def __init__(self, aspect: float = 1.0):
-        self.aspect = float(aspect)
+        self.aspect = positive(aspect)
 
     def identity(self) -> np.ndarray:
         return np.array([1.0, 0.0, 0.0, 0.0])
@@ -247,7 +247,9 @@ class Similarity(Homogeneous):
 
 
 class Rotation(Homogeneous):
-    """A rotation about the middle: `Similarity` with s = 1 that stays. theta (N, 1), in radians.
+    """A rotation about the middle. theta (N, 1), in radians.
+
+    `Similarity` with s fixed at 1 and no translation.
 
     Parameters
     ----------
@@ -258,7 +260,7 @@ class Rotation(Homogeneous):
     num_parameters = 1
 
     def __init__(self, aspect: float = 1.0):
-        self.aspect = float(aspect)
+        self.aspect = positive(aspect)
 
     def identity(self) -> np.ndarray:
         return np.zeros(1)
@@ -301,6 +303,13 @@ class Projective(Homogeneous):
         entries = matrix.reshape(len(matrix), 9)
         with np.errstate(divide="ignore", invalid="ignore"):  # h33 = 0: not of this class
             return entries[:, :8] / entries[:, 8:]
+
+
+def positive(aspect: float) -> float:
+    """aspect, or a ValueError."""
+    if not 0 < aspect < float("inf"):
+        raise ValueError(f"aspect is W / H, above 0, not {aspect}")
+    return float(aspect)
 
 
 def columns(theta: Tensor) -> list[Tensor]:

@@ -56,6 +56,11 @@ class Kernel(nn.Module):
         """dk/dPhi, for each parameter."""
         raise NotImplementedError(f"{type(self).__name__} has parameters, but no dphi")
 
+    @property
+    def narrow(self) -> bool:
+        """Whether it reaches at most to the next pixel."""
+        return self.support <= 1
+
     def taps(self) -> range:
         """Pixels that take part, counted from the one at `floor`."""
         count = max(math.ceil(2 * self.support - 1e-6), 1)
@@ -68,7 +73,7 @@ class Kernel(nn.Module):
         return array_module(x).floor(x + 0.5 * (len(taps) % 2))
 
     def weights(self, t: Array, *phi: Array) -> list[Array | float]:
-        """k for each tap; t counts from the same pixel."""
+        """k for each tap; t = x - floor, in [0, 1), or [-0.5, 0.5) for an odd number of taps."""
         return [self.within(self.k, t - tap, *phi) for tap in self.taps()]
 
     def slopes(self, t: Array, *phi: Array) -> list[Array | float]:
@@ -184,6 +189,8 @@ class Lanczos(Kernel):
     normalised = True
 
     def __init__(self, a: int = 3):
+        if a < 1:
+            raise ValueError(f"Lanczos: a must be 1 or more, not {a}")
         self.a = self.support = a
 
     def k(self, x: Array) -> Array:
@@ -216,7 +223,8 @@ class Gaussian(Kernel):
     Parameters
     ----------
     sigma : float
-        In pixels; below 0.1 it counts as 0.1, where nothing but the nearest pixel is left.
+        In pixels; below 0.1 it counts as 0.1, where nothing but the nearest pixel is left, and
+        is not learnt any more.
     support : float, optional
         Where the kernel is cut off; 3 sigma by default, at least 1, so that no point lies between
         the pixels unseen by any. Give more where sigma is to grow.
@@ -228,6 +236,8 @@ class Gaussian(Kernel):
     smallest = 0.1
 
     def __init__(self, sigma: float = 0.5, support: float | None = None, learn: bool = False):
+        if sigma <= 0:
+            raise ValueError(f"Gaussian: sigma must be above 0, not {sigma}")
         self.sigma = nn.Parameter(sigma, requires_grad=learn)
         self.support = max(3 * sigma, 1.0) if support is None else support
 

@@ -1,4 +1,4 @@
-"""Between theta and matrices in pixels: the pose that the end of Sect. 3.4 wants fed forward."""
+"""Between theta and matrices in pixels, such as OpenCV's; on the host and without gradient."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def theta_from_pixels(
         For another shape, or a matrix without an inverse.
     """
     forward = _square(np.asarray(matrix, dtype=np.float64))
-    if not np.linalg.det(forward).all():
+    if not has_inverse(forward):
         raise ValueError("theta_from_pixels: the matrix has no inverse, it maps a plane to a line")
     theta = (
         _to_normalised(size_in, align_corners)
@@ -67,15 +67,20 @@ def theta_to_pixels(
         @ theta
         @ _to_normalised(size_out, align_corners)
     )
-    if not np.linalg.det(backward).all():
+    if not has_inverse(backward):
         raise ValueError("theta_to_pixels: theta has no inverse, it looks along a line only")
     matrix = np.linalg.inv(backward)
     matrix = matrix / matrix[..., 2:, 2:]
     return matrix[..., :2, :] if affine else matrix
 
 
+def has_inverse(matrices: np.ndarray) -> bool:
+    """Whether all have one, more than rounding would make of a singular matrix."""
+    return bool((np.linalg.cond(matrices) < 1e14).all())
+
+
 def _to_normalised(size: Size, align_corners: bool) -> np.ndarray:
-    """The 3x3 matrix from pixels to -1..1; a side of one pixel goes to 0, one unit a pixel."""
+    """The 3x3 matrix from pixels to -1..1; a side of one pixel goes to 0, two units a pixel."""
     h, w = size
     rows = []
     for i, n in enumerate((w, h)):

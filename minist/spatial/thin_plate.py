@@ -90,13 +90,13 @@ def solve(control_points: np.ndarray) -> np.ndarray:
     if len(np.unique(points, axis=0)) < p:
         raise ValueError("two control points are the same")
     system = np.zeros((p + 3, p + 3))
-    system[:p, :p] = phi(points, points)
+    system[:p, :p] = radial(points, points)
     system[:p, p:] = affine
     system[p:, :p] = affine.T
     return np.linalg.inv(system)[:, :p]
 
 
-def phi(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def radial(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """phi(|a_i - b_j|) = r^2 log r^2, 0 at r = 0."""
     r2 = ((a[:, None] - b[None]) ** 2).sum(axis=-1)
     return r2 * np.log(np.where(r2 == 0, 1.0, r2))

@@ -44,7 +44,8 @@ class SpatialTransformer(nn.Module):
     ----------
     theta, grid : Tensor or None
         Of the last forward in the calling thread, with their gradients' history: for looking at,
-        and theta for feeding forward as the pose of what was seen.
+        and theta for feeding forward as the pose of what was seen. They are held until the next
+        forward; under `no_grad`, without history.
 
     Raises
     ------
@@ -77,6 +78,11 @@ class SpatialTransformer(nn.Module):
         if iterations > 1:
             one = transformation.identity()[None]
             transformation.compose(one, one)  # raises where there is none
+        if output_size is not None and len(tuple(np.atleast_1d(output_size))) < 2:
+            raise ValueError(
+                f"{type(self).__name__}: output_size must be (H', W') or (D', H', W'), "
+                f"not {output_size!r}"
+            )
         self.localisation = localisation
         self.transformation = transformation
         self.output_size = output_size
@@ -148,6 +154,8 @@ class SpatialTransformer(nn.Module):
 class ParallelTransformers(SpatialTransformer):
     """k spatial transformers side by side, for several objects or parts (Sect. 3.4, Table 3).
 
+    In a feedforward network k is the most objects that can be told apart in this way.
+
     Parameters
     ----------
     k : int
@@ -201,7 +209,8 @@ class ParallelTransformers(SpatialTransformer):
         size = self.output_size or u.shape[2:]
         grids = [self.grid_of(theta[:, i], size) for i in range(self.k)]
         self.remember(theta=theta, grid=F.stack(grids, axis=1))
-        self.watch(self.grid)
+        for grid in grids:
+            self.watch(grid)
         outputs = [self.sample(u, grid) for grid in grids]
         return F.concatenate(outputs, axis=1) if self.concatenate else outputs
 
@@ -265,7 +274,8 @@ def outside_penalty(grid: Tensor) -> Tensor:
     Added to the loss, with a weight of about 0.1, it brings back a transformer that has left its
     image. In half images; points more than 10 away count as at 10 and are given up. A 0-d tensor.
     """
-    return F.clip(F.relu(F.abs(grid) - 1.0), high=10.0).sum(axis=-1).mean()
+    away = F.clip(F.relu(F.abs(grid) - 1.0), high=10.0)
+    return away.sum() / max(away.size // away.shape[-1], 1)
 
 
 def identity_penalty(theta: Tensor, transformation: Transformation) -> Tensor:
@@ -275,4 +285,4 @@ def identity_penalty(theta: Tensor, transformation: Transformation) -> Tensor:
     that strays before the rest has learnt.
     """
     identity = array_module(theta.data).asarray(transformation.identity(), dtype=theta.dtype)
-    return ((theta - identity) ** 2).mean()
+    return ((theta - identity) ** 2).sum() / max(theta.size, 1)
