@@ -52,7 +52,7 @@ class Tensor:
     data : numpy.ndarray or cupy.ndarray
         Shared, not copied.
     requires_grad : bool
-        Whether `backward` shall leave a gradient in `grad`. Floating arrays only.
+        Whether `backward` shall leave a gradient in `grad`. Floating arrays only, else a TypeError.
 
     Attributes
     ----------
@@ -165,10 +165,11 @@ class Tensor:
 
 
 def tensor(data: Any, requires_grad: bool = False, device: str | None = None) -> Tensor:
-    """A tensor from an array, a number or nested lists.
+    """A tensor from data: an array, a number, nested lists or another tensor.
 
     An array keeps its dtype; Python numbers and lists become float32; a tensor gives a new leaf.
     An array already on `device` (default: where it is, lists on the CPU) is shared, not copied.
+    With requires_grad, `backward` leaves a gradient in it; a TypeError if it is not floating.
     """
     if isinstance(data, Tensor):
         data = data.data
@@ -271,10 +272,11 @@ def _describe(value: Any) -> str:
 
 
 def grad(output: Tensor, inputs: Sequence[Tensor], grad: Any = None) -> list[Array]:
-    """d(output)/d(input) for each input, returned instead of added to `input.grad`.
+    """d(output)/d(input) for each of the inputs, returned instead of added to `input.grad`.
 
-    Inputs are leaves or results on the way to the output; one that the output does not depend on
-    gets zeros. Several threads may call it on graphs that share their leaves.
+    They are leaves or results on the way to the output; one that the output does not depend on
+    gets zeros. `grad` is dL/d(output), 1 for a scalar. Several threads may call it on graphs that
+    share their leaves.
 
     Raises ValueError if an input does not require a gradient, and as `Tensor.backward` does.
     """

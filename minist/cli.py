@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__
-from .training import Run, RunError, Settings
+from . import __version__, models
+from .backend import num_threads
+from .datasets import DISTORTIONS
+from .experiments.volume import Volume
+from .models import MODELS, TRANSFORMATIONS
+from .training import RECIPES, TABLE, Experiment, Run, RunError, Settings, carry_out, test
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,21 +37,19 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"minist {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
-    train = commands.add_parser(
-        "train",
+    add_experiment(
+        commands,
+        Settings,
         help="train a network on distorted MNIST",
         description="Train a network on distorted MNIST, test it and draw what it sees.",
-        epilog="Ctrl-C stops after the step at hand; --resume goes on from there.",
     )
-    train.set_defaults(command=train_command)
-    train.add_argument("--out", type=Path, help="the run's folder (default: a new one in runs/)")
-    train.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the run in --out, with the settings it was begun with",
+    add_experiment(
+        commands,
+        Volume,
+        help="find and read a solid digit in a volume",
+        description="Train a network to read digits that are solids, somewhere in a volume and "
+        "turned in it, with a 3-D spatial transformer; test it and draw what it sees.",
     )
-    for setting in fields(Settings):
-        add_setting(train, setting)
 
     evaluate = commands.add_parser(
         "evaluate", help="test a trained network", description="Print the test error of a run."
@@ -67,77 +68,183 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--first", type=int, default=0, help="number of the first digit (default: 0)")
     show.add_argument("--digits", type=int, default=8, help="how many (default: 8)")
 
+    table1 = commands.add_parser(
+        "table1",
+        help="run Table 1, or part of it",
+        description="Train the networks of Table 1 on its distortions, as jobs that know nothing "
+        "of one another, and write the table beside the results, with the paper's numbers. A job "
+        "with a result is not run again; one that was stopped goes on from its last checkpoint.",
+        epilog="Ctrl-C stops after the steps at hand; the same command goes on from there.",
+    )
+    table1.set_defaults(command=table1_command)
+    for name, known, which in (
+        ("models", MODELS, "networks"),
+        ("transformations", TRANSFORMATIONS, "of the ST networks"),
+        ("distortions", DISTORTIONS, "the table's columns"),
+    ):
+        table1.add_argument(
+            f"--{name}",
+            nargs="+",
+            choices=known,
+            metavar=name[:-1].upper(),
+            default=argparse.SUPPRESS,
+            help=f"{which}, of {', '.join(known)} (default: all of the table)",
+        )
+    table1.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="default: 0"
+    )
+    table1.add_argument(
+        "--results",
+        type=Path,
+        default=Path("docs/results"),
+        help="folder of the finished jobs' results (default: docs/results)",
+    )
+    table1.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs/table1"),
+        help="folder of the runs' folders (default: runs/table1)",
+    )
+    table1.add_argument(
+        "--workers",
+        type=int,
+        help="processes that share this machine's threads (default: one for two threads)",
+    )
+    table1.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="run the jobs on a Dask cluster, such as tcp://10.0.0.1:8786, whose workers see the "
+        "runs' folder under the same name; give each worker one thread (dask worker --nthreads 1)",
+    )
+    table1.add_argument(
+        "--report", action="store_true", help="run nothing, only write the table of what there is"
+    )
+    add_recipe(table1)
+    cell = ("model", "transformation", "distortion", "filters", "units", "seed")
+    for setting in Settings.settings():
+        if setting.name not in cell:
+            add_setting(table1, setting, TABLE.get(setting.name, setting.default))
+
     bench = commands.add_parser(
         "benchmark",
-        help="time a training step beside PyTorch",
-        description="Time a training step of the same network in minist and, where it is "
-        "installed, in PyTorch, in turns.",
+        help="time minist beside PyTorch and JAX",
+        description="Time operations, training steps, inference and distortions, in turns with "
+        "the peers that are installed, and print a table.",
     )
     bench.set_defaults(command=benchmark_command)
-    bench.add_argument("--model", default="st-cnn", choices=["cnn", "st-cnn"])
     bench.add_argument("--batch-size", type=int, default=256, help="images a step (default: 256)")
-    bench.add_argument("--steps", type=int, default=15, help="a turn (default: 15)")
-    bench.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
+    bench.add_argument(
+        "--peer",
+        action="append",
+        choices=["PyTorch", "channels_last", "compiled", "JAX", "none"],
+        help="race only this one; may be given again (default: all that are installed)",
+    )
+    bench.add_argument(
+        "--only", default="*", metavar="PATTERN", help='rows like this, as in "step*cnn*28"'
+    )
+    bench.add_argument("--quick", action="store_true", help="28x28 only, and short turns")
+    bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    bench.add_argument(
+        "--growth",
+        type=Path,
+        metavar="PNG",
+        help="draw how the time per image grows with batch, image and threads, and nothing else",
+    )
 
     info = commands.add_parser(
         "info",
-        help="tell of this machine, or of a run",
-        description="Versions, array library, BLAS and its kernel, threads and GPU; of a run its "
-        "settings and how far it has come.",
+        help="tell of this machine, a network, or a run",
+        description="Versions, array library, BLAS and its kernel, threads and GPU; of a network "
+        "its layers, their output shapes and how much each learns; of a run its settings and how "
+        "far it has come.",
     )
     info.set_defaults(command=info_command)
-    info.add_argument("run", type=Path, nargs="?", help="a run's folder")
+    info.add_argument("what", nargs="?", help=f"a network ({', '.join(MODELS)}), or a run's folder")
+    for name in ("transformation", "distortion"):
+        setting = Settings.__dataclass_fields__[name]
+        add_setting(info, setting, setting.default)
+    for name in ("filters", "units"):
+        info.add_argument(
+            f"--{name}", type=int, help="of the network (default: as many as Table 1 compares)"
+        )
     return top
 
 
-def add_setting(to: argparse.ArgumentParser, setting: Any) -> None:
+def add_experiment(commands: Any, kind: type[Experiment], help: str, description: str) -> None:
+    """A command that trains, tests and draws; its options are the experiment's settings."""
+    to = commands.add_parser(
+        kind.command,
+        help=help,
+        description=description,
+        epilog="Ctrl-C stops after the step at hand; --resume goes on from there.",
+    )
+    to.set_defaults(command=train_command, experiment=kind)
+    to.add_argument("--out", type=Path, help="the run's folder (default: a new one in runs/)")
+    to.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out, with the settings it was begun with",
+    )
+    add_recipe(to)
+    for setting in kind.settings():
+        add_setting(to, setting, setting.default)
+
+
+def add_recipe(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default="fast",
+        help="the settings that are not given: fast, the defaults below, or paper, plain SGD at "
+        "0.01, divided by ten after each third of 150,000 steps of 256 images (default: fast)",
+    )
+
+
+def add_setting(to: argparse.ArgumentParser, setting: Any, default: Any) -> None:
     """An option made of a field of Settings. Left out, it does not appear in the result."""
     kind = {"int": int, "float": float, "str": str}[setting.type.removesuffix(" | None")]
-    default = "" if setting.default is None else f" (default: {setting.default})"
+    note = "" if default is None else f" (default: {default})"
     to.add_argument(
         "--" + setting.name.replace("_", "-"),
         type=kind,
         choices=setting.metadata["choices"],
         default=argparse.SUPPRESS,
-        help=setting.metadata["help"].replace("%", "%%") + default,
+        help=setting.metadata["help"].replace("%", "%%") + note,
     )
 
 
-def train_command(options: argparse.Namespace) -> None:
-    from .experiments import distorted_mnist  # brings in Matplotlib
+def asked_for(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given on the command line."""
+    kind = getattr(options, "experiment", Settings)
+    names = [setting.name for setting in kind.settings()]
+    return {name: value for name, value in vars(options).items() if name in names}
 
-    names = [setting.name for setting in fields(Settings)]
-    asked = {name: value for name, value in vars(options).items() if name in names}
-    settings = Settings.of(asked)
+
+def train_command(options: argparse.Namespace) -> None:
+    asked = asked_for(options)
+    settings = options.experiment.of({**RECIPES[options.recipe], **asked})
     if options.resume:
         if options.out is None:
             raise RunError("--resume needs the folder of the run: --out FOLDER")
         run = Run(options.out)
         if run.exists():
-            settings = settings_of(run, asked)
+            settings = run.settings_as_begun(asked, options.experiment)
         else:
             print(f"no run in {options.out} yet: a new one begins", file=sys.stderr)
     out = options.out or new_folder(settings)
-    error = distorted_mnist.run_cell(settings, out, options.resume)
-    print(f"picture {out / distorted_mnist.PICTURE}")
+    error = carry_out(settings, out, drawing_of(settings), options.resume)
+    print(f"picture {Run(out).picture}")
     print(f"test error {error:.2f} %")
 
 
-def settings_of(run: Run, asked: dict[str, Any]) -> Settings:
-    """The settings that a run was begun with; RunError if others are asked for now."""
-    begun = run.settings()
-    for name, value in asked.items():
-        before = getattr(begun, name)
-        value = str(Path(value).resolve()) if name == "data" else value
-        if before != value:
-            raise RunError(
-                f"{run.folder} was begun with {name} = {before}, not {value}; a resumed run keeps "
-                "its settings"
-            )
-    return begun
+def drawing_of(settings: Experiment) -> Callable[..., Path]:
+    """What draws the picture of an experiment's run."""
+    from .experiments import distorted_mnist, volume  # bring in Matplotlib
+
+    return {"train": distorted_mnist, "volume": volume}[settings.command].draw
 
 
-def new_folder(settings: Settings) -> Path:
+def new_folder(settings: Experiment) -> Path:
     """runs/NAME, or runs/NAME-2, -3 ... as it is free."""
     base = Path("runs") / settings.name
     folder, number = base, 1
@@ -148,30 +255,56 @@ def new_folder(settings: Settings) -> Path:
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
-    from .experiments import distorted_mnist
-
-    found = distorted_mnist.test(Run(options.run))
+    found = test(Run(options.run))
     print(f"test loss {found['loss']:.4f}, outside {found['outside']:.1%}")
     print(f"test error {found['error']:.2f} %")
 
 
 def show_command(options: argparse.Namespace) -> None:
-    from .experiments import distorted_mnist
+    draw = drawing_of(Run(options.run).settings())
+    print(f"picture {draw(options.run, options.digits, options.first)}")
 
-    print(f"picture {distorted_mnist.draw(options.run, options.digits, options.first)}")
+
+def table1_command(options: argparse.Namespace) -> None:
+    from .experiments import table1
+
+    table = table1.Table(options.results, options.runs)
+    if not options.report:
+        wanted = {
+            name: value
+            for name, value in vars(options).items()
+            if name in ("models", "transformations", "distortions", "seeds", "recipe")
+        }
+        asked = asked_for(options)
+        jobs = table.unfinished(table1.jobs(**wanted, **asked), asked)
+        # A batch of 128 in micro-batches of 64 gives two threads work.
+        workers = options.workers or max(num_threads() // 2, 1)
+        table.run(jobs, workers, options.scheduler)
+    print(table.write())
+    print(f"written to {options.results.parent / 'table1.md'}")
 
 
 def benchmark_command(options: argparse.Namespace) -> None:
     from . import benchmark
 
-    print(benchmark.run(options.model, options.batch_size, options.steps, options.rounds))
+    peers = benchmark.installed()
+    if options.peer is not None:
+        peers = [peer for peer in options.peer if peer != "none"]
+    if options.growth:
+        benchmark.growth.draw(options.growth, peers[:1], options.quick)
+        print(f"picture {options.growth}")
+    else:
+        benchmark.run(options.batch_size, peers, options.only, options.quick, options.json)
 
 
 def info_command(options: argparse.Namespace) -> None:
-    if options.run is None:
+    if options.what in MODELS:
+        print(layers_of(options))
+        return
+    if options.what is None:
         facts = machine()
     else:
-        run = Run(options.run)
+        run = Run(options.what)
         facts = run.read_config()
         lines = run.lines()
         facts["steps"] = max((x["step"] for x in lines if "step" in x), default=0)
@@ -182,13 +315,31 @@ def info_command(options: argparse.Namespace) -> None:
         print(f"{name:{width}}  {value}")
 
 
+def layers_of(options: argparse.Namespace) -> str:
+    """A network's layers, output shapes and parameters, as a table."""
+    given = {
+        name: value
+        for name, value in vars(options).items()
+        if name in ("transformation", "distortion", "filters", "units")
+    }
+    model = models.build(options.what, **given)
+    size = models.SIZES[given.get("distortion", Settings.distortion)]
+    rows = [("name", "layer", "output", "parameters"), ("input", "", f"1 x {size} x {size}", "")]
+    for layer in models.layers(model, (1, size, size)):
+        shape = " x ".join(map(str, layer.output))
+        rows.append((layer.name, layer.layer, shape, f"{layer.parameters:,}"))
+    rows.append(("", "", "", f"{model.num_parameters():,}"))
+    a, b, c, d = (max(len(row[i]) for row in rows) for i in range(4))
+    return "\n".join(f"{w:{a}}  {x:{b}}  {y:>{c}}  {z:>{d}}" for w, x, y, z in rows)
+
+
 def machine() -> dict[str, str]:
     """What minist runs on here."""
     import platform
 
     import numpy as np
 
-    from .backend import num_threads, require_cupy
+    from .backend import require_cupy
     from .benchmark import blas
 
     facts = {

@@ -9,9 +9,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from itertools import pairwise, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
+from PIL import Image  # comes with Matplotlib
 
 from .autograd import Function, Tensor, no_grad
 from .backend import Array, to_numpy
@@ -28,6 +30,13 @@ from .spatial.grid import pixels_per_unit
 from .spatial.kernels import Kernel
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+
+# Ways to look at a volume: which of (x, y, z) go to the right, down, and away.
+VIEWS = {
+    "(a) from the front": (0, 1, 2),
+    "(b) from above": (0, 2, 1),
+    "(c) from the side": (2, 1, 0),
+}
 
 
 def result(
@@ -60,9 +69,7 @@ def result(
     digits, below = figure.subfigures(2, 1, height_ratios=[1.3 * rows, 2.6])
     axes = digits.subplots(rows, n, squeeze=False)
     for i in range(n):
-        right = predicted[i] == labels[i]
-        verdict = f"{predicted[i]}" if right else f"{predicted[i]}, is {labels[i]}"
-        axes[0, i].set_title(verdict, color=GREEN if right else RED, fontsize=10)
+        axes[0, i].set_title(**verdict(predicted[i], labels[i]))
         draw_image(axes[0, i], images[i, 0])
         if grid is not None:
             draw_image(axes[1, i], images[i, 0])
@@ -80,6 +87,7 @@ def gallery(
     image: Array,
     cases: Sequence[tuple[Transformation, Sequence[float]]],
     output_size: tuple[int, int] | None = None,
+    titles: Sequence[str] | None = None,
 ) -> Figure:
     """Transformations of one image side by side, as in Fig. 3: the grid over it, and the output.
 
@@ -88,11 +96,14 @@ def gallery(
     image : (H, W) of 0..1
     cases : pairs of a transformation and its theta (num_parameters,)
     output_size : (H', W'), optional
+    titles : str for each case, optional
+        The transformations' names by default.
     """
     image = as_array(image)
     columns = min(len(cases), 6)
     blocks = -(-len(cases) // columns)
-    figure = Figure(figsize=(1.75 * columns, 3.9 * blocks), dpi=120, layout="constrained")
+    height = 0.4 + 3.5 * image.shape[0] / image.shape[1]
+    figure = Figure(figsize=(1.75 * columns, height * blocks), dpi=120, layout="constrained")
     axes = figure.subplots(2 * blocks, columns, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
@@ -101,7 +112,7 @@ def gallery(
         grid = transformation.grid(theta, output_size or image.shape)
         block, column = divmod(i, columns)
         over, below = axes[2 * block : 2 * block + 2, column]
-        over.set_title(class_name(transformation), fontsize=9)
+        over.set_title(titles[i] if titles else class_name(transformation), fontsize=9)
         over.set_axis_on()
         draw_image(over, image)
         draw_grid(over, grid.numpy()[0], image.shape)
@@ -119,6 +130,33 @@ def class_name(transformation: Transformation) -> str:
     if isinstance(transformation, Composition):
         return f"{class_name(transformation.a)} @ {class_name(transformation.b)}"
     return type(transformation).__name__
+
+
+def basis(rows: Array, titles: Sequence[str], columns: int = 6) -> Figure:
+    """Rows of B, T = M(theta) B: how much each point of the output follows a column of M.
+
+    Blue is positive, orange negative, white 0; all rows have one scale. A line is drawn at 0.
+
+    Parameters
+    ----------
+    rows : (K, H', W')
+    titles : K str
+    """
+    rows = np.stack([as_array(row) for row in rows])
+    count = -(-len(rows) // columns)
+    columns = min(len(rows), columns)
+    figure = Figure(figsize=(1.6 * columns, 1.8 * count), dpi=100, layout="constrained")
+    axes = figure.subplots(count, columns, squeeze=False).ravel()
+    top = abs(rows).max()
+    colours = LinearSegmentedColormap.from_list("signed", [ORANGE, "white", BLUE])
+    for ax, row, title in zip(axes, rows, titles, strict=False):
+        ax.imshow(row, cmap=colours, vmin=-top, vmax=top)
+        if row.min() < 0 < row.max():
+            ax.contour(row, levels=[0], colors=GREY, linewidths=0.7)
+        ax.set_title(title, fontsize=9)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure
 
 
 @no_grad()
@@ -189,6 +227,135 @@ def along_row(row: np.ndarray, x: np.ndarray, padding_mode: str) -> tuple[np.nda
     return values, slopes
 
 
+def basins(
+    shifts: Sequence[float],
+    losses: Mapping[str, Sequence[float]],
+    paths: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> Figure:
+    """Loss against how far an image is from its place, a panel for each kernel.
+
+    Parameters
+    ----------
+    shifts : (S,)
+        In pixels.
+    losses : (S,) for each name
+        Drawn divided by their highest.
+    paths : for the same names, places and losses that a descent went through
+        Dots, the last one orange.
+    """
+    n = len(losses)
+    figure = Figure(figsize=(2.6 * n, 2.5), dpi=100, layout="constrained")
+    axes = figure.subplots(1, n, sharey=True, squeeze=False)[0]
+    for ax, (name, curve) in zip(axes, losses.items(), strict=True):
+        top = np.max(curve)
+        ax.plot(shifts, np.asarray(curve) / top, color=BLUE, linewidth=1.5)
+        x, y = (np.asarray(values) for values in paths[name])
+        ax.scatter(x, y / top, color=GREY, s=8, zorder=3)
+        ax.scatter(x[-1:], y[-1:] / top, color=ORANGE, s=45, zorder=4)
+        ax.set_title(name, fontsize=9)
+        ax.set_xlabel("shift, pixels")
+        ax.axvline(0, color="#DDDDDD", linewidth=0.8, zorder=0)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("loss / highest")
+    return figure
+
+
+def film(
+    images: Array, grids: Sequence[Array], outputs: Sequence[Array], titles: Sequence[str]
+) -> Figure:
+    """The same digits at several moments: how a transformer learns where to look.
+
+    A row for each moment: the grids over the digits on the left, what they see on the right.
+
+    Parameters
+    ----------
+    images : (N, 1, H, W)
+    grids, outputs : (N, H', W', 2) and (N, 1, H', W') for each moment
+    titles : str for each moment
+    """
+    images = as_array(images)
+    n, rows = len(images), len(titles)
+    figure = Figure(figsize=(1.7 * n, 0.9 * rows + 0.2), dpi=100, layout="constrained")
+    left, right = figure.subfigures(1, 2)
+    over, seen = (part.subplots(rows, n, squeeze=False) for part in (left, right))
+    for row, (grid, output) in enumerate(zip(grids, outputs, strict=True)):
+        for i in range(n):
+            draw_image(over[row, i], images[i, 0])
+            draw_grid(over[row, i], as_array(grid)[i], images.shape[2:], lines=6)
+            draw_image(seen[row, i], as_array(output)[i, 0])
+        over[row, 0].set_ylabel(titles[row], fontsize=8)
+    return figure
+
+
+def theta_curves(steps: Sequence[int], thetas: Array, names: Sequence[str]) -> Figure:
+    """theta over training: a panel for each of its numbers, a line for each image.
+
+    Parameters
+    ----------
+    steps : (S,)
+    thetas : (S, N, num_parameters)
+    names : num_parameters str
+    """
+    thetas = as_array(thetas)
+    columns = min(len(names), 6)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(1.9 * columns, 1.8 * rows), dpi=100, layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for p, (ax, name) in enumerate(zip(axes, names, strict=False)):
+        ax.plot(steps, thetas[:, :, p], color=BLUE, linewidth=0.6, alpha=0.5)
+        ax.plot(steps, thetas[:, :, p].mean(axis=1), color=ORANGE, linewidth=2)
+        ax.set_title(name, fontsize=9)
+        ax.set_xlabel("step")
+        ax.grid(True, color="#DDDDDD", linewidth=0.5)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in axes[len(names) :]:
+        ax.set_axis_off()
+    return figure
+
+
+def recovered(quantities: Mapping[str, tuple[Array, Array]]) -> Figure:
+    """What was found of each quantity against what is true, their correlation r above.
+
+    Parameters
+    ----------
+    quantities : for each name, (true, found), (N,) each
+    """
+    figure = Figure(figsize=(2.9 * len(quantities), 3.0), dpi=100, layout="constrained")
+    axes = figure.subplots(1, len(quantities), squeeze=False)[0]
+    for ax, (name, (true, found)) in zip(axes, quantities.items(), strict=True):
+        true, found = as_array(true), as_array(found)
+        ax.plot([true.min(), true.max()], [true.min(), true.max()], color=ORANGE, linewidth=1)
+        ax.scatter(true, found, s=4, color=BLUE, alpha=0.4, linewidths=0)
+        ax.set_title(f"{name}, r = {np.corrcoef(true, found)[0, 1]:.2f}", fontsize=9)
+        ax.set_xlabel("true")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("read from theta")
+    return figure
+
+
+def animation(figures: Iterable[Figure], frames_per_second: float = 6.0) -> bytes:
+    """Figures, all of one size, as an animated GIF that starts again after resting on its last.
+
+    Write the bytes to a file, or show them in a notebook with `IPython.display.Image`.
+    """
+    frames = []
+    for figure in figures:
+        png = BytesIO()
+        figure.savefig(png, format="png")
+        frames.append(Image.open(png).convert("RGB").quantize(48, dither=Image.Dither.NONE))
+    pause = round(1000 / frames_per_second)
+    gif = BytesIO()
+    frames[0].save(
+        gif,
+        format="GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[pause] * (len(frames) - 1) + [2000],
+        loop=0,
+    )
+    return gif.getvalue()
+
+
 def reductions(image: Array, outputs: Sequence[tuple[str, Array]]) -> Figure:
     """An image (H, W) beside smaller versions of it, each with its name."""
     figure = Figure(figsize=(2.6 * (len(outputs) + 1), 2.9), dpi=120, layout="constrained")
@@ -197,6 +364,83 @@ def reductions(image: Array, outputs: Sequence[tuple[str, Array]]) -> Figure:
         picture = as_array(picture)
         draw_image(ax, picture)
         ax.set_title(f"{name}, {picture.shape[0]}x{picture.shape[1]}", fontsize=9)
+    return figure
+
+
+class Case(NamedTuple):
+    """Images (N, 1, H, W) that one network took for something else, and how another saw them:
+    grids (N, H', W', 2), outputs (N, 1, H', W')."""
+
+    title: str
+    images: Array
+    labels: Array
+    taken_for: Array
+    grids: Array
+    outputs: Array
+
+
+def cases(shown: Sequence[Case]) -> Figure:
+    """Table 1 (right): (a) inputs, (b) the predicted grids over them, (c) the outputs."""
+    widest = max(len(case.labels) for case in shown)
+    figure = Figure(figsize=(1.1 * widest * len(shown), 4.2), dpi=120, layout="constrained")
+    parts = figure.subfigures(1, len(shown), squeeze=False)[0]
+    for k, (part, case) in enumerate(zip(parts, shown, strict=True)):
+        part.suptitle(case.title)
+        axes = part.subplots(3, widest, squeeze=False)
+        for ax in axes[:, len(case.labels) :].flat:
+            ax.set_axis_off()
+        images, grids, outputs = map(as_array, (case.images, case.grids, case.outputs))
+        for i, (label, guess) in enumerate(zip(case.labels, case.taken_for, strict=True)):
+            axes[0, i].set_title(f"{guess}, is {label}", color=RED, fontsize=10)
+            draw_image(axes[0, i], images[i, 0])
+            draw_image(axes[1, i], images[i, 0])
+            draw_grid(axes[1, i], grids[i], images.shape[2:])
+            draw_image(axes[2, i], outputs[i, 0])
+        if k == 0:
+            for ax, name in zip(axes[:, 0], ("(a) input", "(b) grid", "(c) output"), strict=True):
+                ax.set_ylabel(name)
+    return figure
+
+
+def table1_curves(by_distortion: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Training error in per cent, epoch by epoch, of every network; a panel for each distortion.
+
+    A colour for each network, a dash for each transformation.
+    """
+    colours = {"FCN": GREY, "CNN": GREEN, "ST-FCN": ORANGE, "ST-CNN": BLUE}
+    dashes = {"": "-", "affine": "-", "projective": "--", "TPS": ":"}
+    n = len(by_distortion)
+    figure = Figure(figsize=(3.2 * n + 1.8, 3.4), dpi=120, layout="constrained")
+    axes = figure.subplots(1, n, sharey=True, squeeze=False)[0]
+    lines = {}
+    for ax, (distortion, networks) in zip(axes, by_distortion.items(), strict=True):
+        for name, errors in networks.items():
+            network, _, transformation = name.partition(" ")
+            (lines[name],) = ax.plot(
+                range(1, len(errors) + 1),
+                np.maximum(errors, 1e-2),
+                color=colours[network],
+                linestyle=dashes[transformation],
+                linewidth=1.2,
+            )
+        ax.set_title(distortion)
+        error_axis(ax)
+    for ax in axes[1:]:
+        ax.set_ylabel("")
+    figure.legend(lines.values(), lines, loc="outside right center", frameon=False)
+    return figure
+
+
+def contact_sheet(sets: Mapping[str, Array]) -> Figure:
+    """The first images (N, 1, H, W) of each data set, a row for each."""
+    n = max(len(images) for images in sets.values())
+    figure = Figure(figsize=(n + 0.5, 1.05 * len(sets)), dpi=120, layout="constrained")
+    axes = figure.subplots(len(sets), n, squeeze=False)
+    for row, (name, images) in zip(axes, sets.items(), strict=True):
+        for ax, image in zip(row, as_array(images), strict=True):
+            draw_image(ax, image[0])
+        h, w = images.shape[2:]
+        row[0].set_ylabel(f"{name}\n{h}x{w}")
     return figure
 
 
@@ -451,6 +695,61 @@ def curves(
     return figure
 
 
+def volume_result(
+    volumes: Array,
+    labels: Array,
+    predicted: Array,
+    grid: Array | None,
+    outputs: Array,
+    curve: Sequence[dict[str, Any]],
+    title: str = "",
+) -> Figure:
+    """What a network sees in volumes and how it learnt: the picture that `minist volume` ends with.
+
+    For each volume its X-rays (a) from the front, (b) from above and (c) from the side, with the
+    edges of the box that the transformer looks at, and (d) the picture that the classifier is
+    given; below, the learning curve. In each picture the most ink is black.
+
+    Parameters
+    ----------
+    volumes : (N, 1, D, H, W)
+    labels, predicted : (N,)
+    grid : (N, D', H', W', 3), or None without a transformer
+    outputs : (N, 1, H', W')
+    curve : lines of metrics.jsonl
+    """
+    volumes, labels, predicted, outputs = map(as_array, (volumes, labels, predicted, outputs))
+    n = len(volumes)
+    figure = Figure(figsize=(1.4 * n + 0.6, 8.6), dpi=120, layout="constrained")
+    figure.suptitle(title)
+    above, below = figure.subfigures(2, 1, height_ratios=[6.2, 2.4])
+    axes = above.subplots(4, n, squeeze=False)
+    for i in range(n):
+        axes[0, i].set_title(**verdict(predicted[i], labels[i]))
+        for ax, (right, down, through) in zip(axes[:3, i], VIEWS.values(), strict=True):
+            xyz = volumes[i, 0].transpose(2, 1, 0)
+            draw_image(ax, scaled(xyz.transpose(down, right, through).sum(axis=2)))
+            if grid is not None:
+                draw_box(ax, as_array(grid)[i], volumes.shape[2:], (right, down))
+        draw_image(axes[3, i], scaled(outputs[i, 0]))
+    for ax, name in zip(axes[:, 0], [*VIEWS, "(d) output"], strict=True):
+        ax.set_ylabel(name)
+    draw_curve(below.subplots(), curve)
+    return figure
+
+
+def verdict(predicted: int, label: int) -> dict[str, Any]:
+    """A digit's title: what it was taken for, and what it is."""
+    right = predicted == label
+    text = f"{predicted}" if right else f"{predicted}, is {label}"
+    return {"label": text, "color": GREEN if right else RED, "fontsize": 10}
+
+
+def scaled(image: np.ndarray) -> np.ndarray:
+    """An image whose brightest pixel is 1."""
+    return image / max(image.max(), 1e-6)
+
+
 def draw_image(ax: Axes, image: np.ndarray) -> None:
     """An image (H, W) of 0..1 as ink on paper; pixel centres at whole numbers."""
     ax.imshow(image, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
@@ -485,7 +784,35 @@ def draw_grid(
     curves = [*rows[1:], *columns.transpose(1, 0, 2)]
     ax.add_collection(LineCollection(curves, colors=BLUE, linewidths=0.7, alpha=0.9))
     ax.add_collection(LineCollection([rows[0]], colors=ORANGE, linewidths=2))
-    # Room for grids that reach beyond the image, the same for every digit.
+    leave_room(ax, size)
+
+
+def draw_box(ax: Axes, grid: np.ndarray, size: tuple[int, int, int], view: tuple[int, int]) -> None:
+    """The edges of the box that a grid (D', H', W', 3) spans in a volume of `size`.
+
+    `view` says which of (x, y, z) go to the right and down. The front face, the output's first
+    slice, is drawn thick, and its upper edge orange.
+    """
+    corners = grid[np.ix_((0, -1), (0, -1), (0, -1))]  # z, y, x; (x, y, z)
+    points = ((corners + 1) / 2 * (np.array(size[::-1]) - 1))[..., list(view)]
+    rest, front, top = [], [], []
+    for axis in range(3):
+        for a, b in product((0, 1), (0, 1)):
+            start, end = ([a, b] for _ in range(2))
+            start.insert(axis, 0)
+            end.insert(axis, 1)
+            edge = [points[tuple(start)], points[tuple(end)]]
+            kind = rest if end[0] == 1 else top if end[1] == 0 else front
+            kind.append(edge)
+    for edges, colour, width in ((rest, BLUE, 0.6), (front, BLUE, 1.4), (top, ORANGE, 2)):
+        ax.add_collection(LineCollection(edges, colors=colour, linewidths=width))
+    right, down = view
+    leave_room(ax, (size[2 - down], size[2 - right]))
+
+
+def leave_room(ax: Axes, size: Sequence[int]) -> None:
+    """Room for grids that reach beyond an image (H, W), the same for every digit."""
+    h, w = size
     margin = 0.25
     ax.set_xlim(-margin * w, (1 + margin) * w - 1)
     ax.set_ylim((1 + margin) * h - 1, -margin * h)
@@ -516,6 +843,13 @@ def draw_curve(ax: Axes, lines: Sequence[dict[str, Any]]) -> None:
     tested = [x for x in lines if "test_error" in x]
     if tested:
         ax.axhline(tested[-1]["test_error"], color=RED, linewidth=1, linestyle="--", label="test")
+    error_axis(ax)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False)
+
+
+def error_axis(ax: Axes) -> None:
+    """Epochs, and errors in per cent on a logarithmic scale."""
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:e}"[0] in "235" else "")
@@ -523,8 +857,6 @@ def draw_curve(ax: Axes, lines: Sequence[dict[str, Any]]) -> None:
     ax.set_ylabel("error, %")
     ax.grid(True, which="both", color="#DDDDDD", linewidth=0.5)
     ax.spines[["top", "right"]].set_visible(False)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False)
 
 
 def as_array(values: Any) -> np.ndarray:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from minist.datasets.batches import Images, batches, distorted, prefetch, split
+from minist.datasets.batches import Images, batches, distorted, in_turn, prefetch, split
 from minist.datasets.distortions import DISTORTIONS, distort
 
 KINDS = [None, *DISTORTIONS]
@@ -236,3 +236,18 @@ def test_a_loop_that_breaks_or_fails_ends_the_thread(data):
     except KeyError:
         pass
     assert not threads()
+
+
+def test_examples_of_ones_own_are_made_of_digits_and_a_generator(data):
+    def pairs(digits, rng):
+        other = rng.permutation(len(digits.labels))
+        images = np.concatenate([digits.images, digits.images[other]], axis=1)
+        return Images(images, digits.labels + digits.labels[other])
+
+    first, again = (list(batches(data, 4, pairs, seed=3)) for _ in range(2))
+    for (images, labels), (same, _) in zip(first, again, strict=True):
+        assert images.shape[1] == 2 and images.dtype == data.images.dtype
+        assert len(images) == len(labels)
+        np.testing.assert_array_equal(images, same)
+    (half, rest) = in_turn(data, pairs, seed=0, at_once=-(-len(data.labels) // 2))
+    np.testing.assert_array_equal(np.concatenate([half.images, rest.images])[:, :1], data.images)

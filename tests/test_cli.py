@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from minist import __version__, cli
-from minist.training import Settings
+from minist.experiments.volume import Volume
+from minist.training import RECIPES, TABLE, Run, Settings
 
 TINY = ["--limit", "128", "--epochs", "1", "--filters", "4"]
 
@@ -32,6 +34,19 @@ def test_train_ends_with_the_test_error_and_a_picture(tmp_path, capsys):
     assert last.startswith("test error ") and last.endswith(" %")
     assert err == ""  # no progress bar where nobody looks
     assert (tmp_path / "run" / "result.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_recipe_is_settings_by_name(tmp_path):
+    """SGD, batch 256, base rate 0.01, divided by ten every third (the appendix), unless scaled."""
+    folder = tmp_path / "run"
+    assert minist("train", "--recipe", "paper", *TINY, "--out", folder) == 0
+    given = {"limit": 128, "epochs": 1, "filters": 4}
+    settings = Run(folder).settings()
+    assert settings == Settings.of(
+        {**RECIPES["paper"], **given, "micro_batch": settings.micro_batch}
+    )
+    assert settings.optimizer == "sgd" and settings.lr == 0.01 and settings.batch_size == 256
+    assert RECIPES["paper"]["epochs"] * 60_000 == pytest.approx(150_000 * 256, rel=1e-2)
 
 
 def test_a_finished_run_is_answered_from_its_log(trained, capsys):
@@ -66,16 +81,30 @@ def test_info_of_a_run_and_of_the_machine(trained, capsys):
     assert "kernel" in facts["BLAS"] and int(facts["threads"]) >= 1 and "GPU" in facts
 
 
-@pytest.mark.parametrize("name", ["", "train", "evaluate", "show", "info"])
+def test_info_of_a_network(capsys):
+    assert minist("info", "st-cnn", "--distortion", "RTS", "--transformation", "tps") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["input", "1", "x", "42", "x", "42"]
+    (regression,) = (line for line in lines if "ThetaRegression" in line)
+    assert regression.split()[-2:] == ["32", "672"]
+    counts = [int(line.split()[-1].replace(",", "")) for line in lines[2:]]
+    assert sum(counts[:-1]) == counts[-1] == 135_002
+
+
+@pytest.mark.parametrize("name", ["", "train", "volume", "evaluate", "show", "table1", "info"])
 def test_help_names_every_option_and_default(name, capsys):
     with pytest.raises(SystemExit) as stop:
         minist(*[name] * bool(name), "--help")
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    if name == "train":
-        for field in Settings.__dataclass_fields__.values():
-            assert "--" + field.name.replace("_", "-") in text
-        assert f"(default: {Settings.lr})" in text
+    for kind in (Settings, Volume):
+        if name == kind.command:
+            for field in fields(kind):
+                assert "--" + field.name.replace("_", "-") in text
+                if field.default is not None:
+                    assert f"(default:{field.default})" in text.replace(" ", "")
+    if name == "table1":
+        assert f"(default: {TABLE['epochs']})" in text
 
 
 @pytest.mark.parametrize(

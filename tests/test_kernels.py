@@ -54,6 +54,18 @@ class Laplace(Kernel):
         return [-abs(x) * self.k(x, r)]
 
 
+class Hat4(Kernel):
+    """The bilinear kernel, from four taps of which the outer two weigh nothing."""
+
+    support = 2.0
+
+    def k(self, x):
+        return np.maximum(0, 1 - abs(x))
+
+    def dk(self, x):
+        return (abs(x + 0.5) < 0.5) * 1.0 - (abs(x - 0.5) < 0.5)
+
+
 def cubic(x, a):
     r = abs(x)
     near, far = (a + 2) * r**3 - (a + 3) * r**2 + 1, a * (r**3 - 5 * r**2 + 8 * r - 4)
@@ -330,6 +342,19 @@ def test_padding_is_as_if_the_image_were_larger(rng, kernel, padding_mode, align
     np.testing.assert_allclose(v.numpy(), expected.numpy(), atol=1e-12)
 
 
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflection"])
+@pytest.mark.parametrize(("sizes", "size"), [((3, 5), (2, 4, 2)), ((3, 2, 4), (1, 2, 1, 3))])
+def test_a_support_wider_than_the_kernel_changes_nothing(rng, padding_mode, sizes, size):
+    u, points = rng.normal(size=(size[0], 2, *sizes)), generic_points(rng, sizes, size, True)
+    plain, wide = (Tensor(points, requires_grad=True) for _ in range(2))
+    v = spatial.grid_sample(u, plain, "bilinear", padding_mode)
+    w = spatial.grid_sample(u, wide, Hat4(), padding_mode)
+    np.testing.assert_allclose(w.numpy(), v.numpy(), atol=1e-12)
+    v.sum().backward()
+    w.sum().backward()
+    np.testing.assert_allclose(wide.grad, plain.grad, atol=1e-12)
+
+
 # --- gradients ----------------------------------------------------------------------------------
 
 
@@ -349,17 +374,19 @@ def leaves(kernel):
     return [Tensor(value, requires_grad=True) for value in values_of(kernel)]
 
 
-@every_kind
+@pytest.mark.parametrize(
+    "kernel", [*KINDS.values(), KERNELS["to the left"]], ids=[*KINDS, "to the left"]
+)
 @every_padding
 @both_conventions
-@pytest.mark.parametrize("sizes", [(3, 4), (2, 3, 2)], ids=["image", "volume"])
+@pytest.mark.parametrize("sizes", [(3, 4), (2, 3, 2), (3, 1)], ids=["image", "volume", "column"])
 def test_gradient_to_image_grid_and_phi(rng, leaf, kernel, padding_mode, align_corners, sizes):
-    size = (2, 2, 2, 1)[: len(sizes) + 1]
+    size, images = ((2, 2, 2), 2) if len(sizes) == 2 else ((2, 2, 1, 1), 1)
     grid = Tensor(generic_points(rng, sizes, size, align_corners), requires_grad=True)
     options = {"padding_mode": padding_mode, "align_corners": align_corners}
     assert gradcheck(
         lambda *inputs: sampled([kernel] * len(sizes), *inputs, **options),
-        [leaf(2, 1, *sizes), grid, *leaves(kernel)],
+        [leaf(images, 1, *sizes), grid, *leaves(kernel)],
     )
 
 
@@ -428,9 +455,9 @@ def test_nothing_is_computed_that_nobody_wants(rng, monkeypatch, wanted):
     grid = Tensor(rng.uniform(-1, 1, (1, 2, 5, 2)), requires_grad=wanted[1])
     v = spatial.grid_sample(u, grid, kernel)
     if v.requires_grad:
-        v.grad_fn.backward(np.ones(v.shape))
+        given = v.grad_fn.backward(np.ones(v.shape))
+        assert tuple(g is not None for g in given) == wanted
     parts = zip(wanted, ("U", "dk", "dphi"), strict=True)
-    # In dphi there is a k of its own, not the first.
     assert called == {"k", *(name for want, name in parts if want)}
 
 
@@ -620,10 +647,11 @@ def test_gradient_under_shifts_of_a_reducing_grid(
     grid = Tensor(2.3 * rng.uniform(0.3, 0.4) * identity(sizes, align_corners, size) + 0.05)
     options = {"padding_mode": padding_mode, "align_corners": align_corners, "antialias": True}
 
-    def shifted(u, shift, *phi):
-        return sampled([kernel] * len(sizes), u, grid + shift, *phi, **options)
-
-    assert gradcheck(shifted, [leaf(1, 1, *sizes), leaf(len(sizes)), *leaves(kernel)])
+    u = rng.normal(size=(1, 1, *sizes))
+    assert gradcheck(
+        lambda shift, *phi: sampled([kernel] * len(sizes), u, grid + shift, *phi, **options),
+        [leaf(len(sizes)), *leaves(kernel)],
+    )
 
 
 @every_kind
@@ -631,14 +659,16 @@ def test_for_the_gradient_to_the_grid_widths_are_constants(rng, leaf, monkeypatc
     grid = Tensor(rng.uniform(-1.2, 1.2, (2, 2, 2, 2)), requires_grad=True)
     inputs = [leaf(2, 1, 4, 5), grid, *leaves(kernel)]
     along = grid.data.transpose(3, 1, 2, 0)
-    widths = {n: sampler.footprint(x, n, True) for n, x in zip((5, 4), along, strict=True)}
+    widths = {
+        n: sampler.footprint(x, n, kernel.support, True) for n, x in zip((5, 4), along, strict=True)
+    }
 
     def sample(*inputs):
         return sampled([kernel] * 2, *inputs, antialias=True)
 
     sample(*inputs).sum().backward()
     gradients = [x.grad for x in inputs]
-    monkeypatch.setattr(sampler, "footprint", lambda x, size, align_corners: widths[size])
+    monkeypatch.setattr(sampler, "footprint", lambda x, size, *_: widths[size])
     assert gradcheck(sample, inputs)
     for x in inputs:
         x.grad = None
@@ -712,3 +742,11 @@ def test_the_same_on_a_gpu(rng, mode, antialias):
         results.append([v.data, u.grad, grid.grad, *(p.grad for p in phi)])
     for mine, other in zip(*results, strict=True):
         np.testing.assert_allclose(other.get(), mine, atol=1e-6)
+
+
+def test_a_horizon_widens_no_point_that_sees_nothing_or_has_a_near_neighbour():
+    x = np.array([0.0, 0.25, 0.5, 1e6, 50.0, 40.0])[None, :, None]  # a row of the output
+    width = sampler.footprint(x, 9, 1.0, True)
+    np.testing.assert_allclose(width, 1.0)
+    x[0, 2] = 1.0  # three pixels further
+    np.testing.assert_allclose(sampler.footprint(x, 9, 1.0, True), [1, 1, 3, 1, 1, 1])

@@ -1,5 +1,6 @@
 """Pictures: what is drawn is where it should be."""
 
+from io import BytesIO
 from itertools import combinations
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from PIL import Image
 
 import minist.functional as F
 from minist import plotting, spatial, tensor
@@ -134,6 +136,28 @@ def test_a_gallery_draws_each_grid_over_the_image_and_what_is_seen_below():
     np.testing.assert_allclose(scatter.get_offsets(), corners, atol=1e-12)
 
 
+def test_a_gallery_has_the_image_s_shape_and_may_have_titles_of_its_own():
+    affine = spatial.Affine()
+    square, wide = (
+        plotting.gallery(np.zeros(size), [(affine, affine.identity())], titles=["at rest"])
+        for size in ((8, 8), (8, 16))
+    )
+    assert square.axes[0].get_title() == "at rest"
+    assert wide.get_figheight() < square.get_figheight()
+
+
+def test_rows_of_a_basis_share_one_scale_and_0_is_white():
+    x, y, one = spatial.regular_grid((5, 7)).reshape(3, 5, 7)
+    figure = plotting.basis([x, 0.5 * y, one], titles=["x", "y", "1"])
+    assert [ax.get_title() for ax in figure.axes] == ["x", "y", "1"]
+    images = [ax.images[0] for ax in figure.axes]
+    np.testing.assert_array_equal(images[0].get_array(), x)
+    assert {image.get_clim() for image in images} == {(-1.0, 1.0)}
+    np.testing.assert_allclose(images[0].to_rgba(np.zeros(1))[0], 1, atol=0.01)
+    (line,) = [c for c in figure.axes[0].collections if len(c.get_paths())]
+    np.testing.assert_allclose(line.get_paths()[0].vertices[:, 0], 3)  # x = 0: the middle column
+
+
 def test_kernel_curves_are_k_and_its_derivative():
     figure = plotting.kernel_curves([kernels.Bilinear(), kernels.Bicubic(a=-0.5)])
     above, below = figure.axes[0], figure.axes[2]
@@ -155,6 +179,71 @@ def test_the_figure_of_kinks_shows_the_slope_at_each_pixel():
     np.testing.assert_allclose(dots["zeros"][:, 1], [0, 2, 3, -4, -1, 0, 0], atol=1e-12)
     np.testing.assert_allclose(dots["border"][:, 1], [0, 0, 0, -4, 0, 0, 0], atol=1e-12)
     np.testing.assert_allclose(dots["reflection"][2:4, 1], [3, -4], atol=1e-12)
+
+
+def test_basins_show_the_loss_and_where_a_descent_went():
+    shifts = [-2.0, 0.0, 2.0]
+    figure = plotting.basins(shifts, {"soft": [4.0, 0.0, 2.0]}, {"soft": ([2.0, 1.0], [2.0, 1.0])})
+    (ax,) = figure.axes
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[-2, 1], [0, 0], [2, 0.5]])
+    path, end = ax.collections
+    np.testing.assert_allclose(path.get_offsets(), [[2, 0.5], [1, 0.25]])
+    np.testing.assert_allclose(end.get_offsets(), [[1, 0.25]])
+    assert to_hex(end.get_facecolor()[0]) == plotting.ORANGE.lower()
+
+
+# --- a transformer that learns ------------------------------------------------------------------
+
+
+def test_a_film_has_a_row_for_each_moment_grids_left_outputs_right():
+    affine = spatial.Affine()
+    images = np.random.default_rng(0).random((2, 1, 9, 9))
+    wide, half = ([[s, 0.0, 0.0, 0.0, s, 0.0]] * 2 for s in (1.0, 0.5))
+    grids = [affine.grid(np.array(theta), (9, 9)) for theta in (wide, half)]
+    outputs = [np.full((2, 1, 9, 9), value) for value in (0.25, 0.75)]
+    figure = plotting.film(images, grids, outputs, ["step 0", "step 9"])
+    left, right = figure.subfigs
+    assert len(left.axes) == len(right.axes) == 4
+    assert [left.axes[i].get_ylabel() for i in (0, 2)] == ["step 0", "step 9"]
+    for i, image in enumerate(images):
+        np.testing.assert_array_equal(left.axes[i].images[0].get_array(), image[0])
+    framed = np.concatenate([vertices for vertices, _ in lines_of(left.axes[2])])
+    np.testing.assert_allclose([framed.min(), framed.max()], [2, 6])
+    assert [ax.images[0].get_array()[0, 0] for ax in right.axes] == [0.25, 0.25, 0.75, 0.75]
+
+
+def test_theta_over_training_has_a_line_for_each_image_and_their_mean():
+    thetas = np.arange(12.0).reshape(3, 2, 2)  # steps, images, parameters
+    figure = plotting.theta_curves([0, 5, 9], thetas, ["s", "angle"])
+    assert [ax.get_title() for ax in figure.axes] == ["s", "angle"]
+    *images, mean = figure.axes[1].lines
+    assert [list(line.get_ydata()) for line in images] == [[1, 5, 9], [3, 7, 11]]
+    np.testing.assert_allclose(mean.get_xydata(), [[0, 2], [5, 6], [9, 10]])
+
+
+def test_what_was_recovered_stands_against_what_is_true():
+    true = np.array([0.0, 1.0, 2.0])
+    figure = plotting.recovered({"angle": (true, 2 * true), "scale": (true, tensor(-true))})
+    assert [ax.get_title() for ax in figure.axes] == ["angle, r = 1.00", "scale, r = -1.00"]
+    np.testing.assert_allclose(figure.axes[0].collections[0].get_offsets()[2], [2, 4])
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), [[0, 0], [2, 2]])
+
+
+def test_an_animation_shows_one_figure_after_the_other_and_rests_on_the_last():
+    figures = []
+    for shade in (0.0, 0.5, 1.0):
+        figure = Figure(figsize=(1, 0.5), dpi=60)
+        plotting.draw_image(figure.add_axes((0, 0, 1, 1)), np.full((2, 4), shade))
+        figures.append(figure)
+    gif = Image.open(BytesIO(plotting.animation(figures, frames_per_second=5)))
+    assert (gif.format, gif.size, gif.n_frames) == ("GIF", (60, 30), 3)
+    shades, durations = [], []
+    for i in range(3):
+        gif.seek(i)
+        shades.append(gif.convert("L").getpixel((30, 15)))
+        durations.append(gif.info["duration"])
+    assert shades[0] > 250 and 100 < shades[1] < 150 and shades[2] < 5
+    assert durations == [200, 200, 2000]
 
 
 def test_reductions_stand_beside_the_image():
@@ -288,3 +377,56 @@ def test_a_run_looks_the_same_in_every_panel_of_curves():
     assert list(b.get_ydata()) == [4, 1]
     assert error.lines[0].get_color() == b.get_color() != a.get_color()
     assert [text.get_text() for text in loss.get_legend().get_texts()] == ["a", "b"]
+
+
+# --- volumes ---
+
+
+def volume_result(n=2, **changes):
+    affine = spatial.Affine(3)
+    parts = {
+        "volumes": np.random.default_rng(0).random((n, 1, 9, 12, 16), dtype=np.float32),
+        "labels": np.arange(n),
+        "predicted": np.arange(n),
+        "grid": affine.grid(np.tile(affine.identity(), (n, 1)), (4, 5, 6)),
+        "outputs": np.ones((n, 1, 5, 6), dtype=np.float32),
+        "curve": CURVE,
+    }
+    return plotting.volume_result(**(parts | changes))
+
+
+def test_a_voxel_is_seen_from_the_front_from_above_and_from_the_side():
+    volumes = np.zeros((1, 1, 9, 12, 16), dtype=np.float32)
+    volumes[0, 0, 2, 5, 14] = 0.5  # z, y, x
+    figure = volume_result(1, volumes=volumes)
+    front, above, side = (ax.images[0].get_array() for ax in figure.get_axes()[:3])
+    for image, shape, place in (
+        (front, (12, 16), (5, 14)),
+        (above, (9, 16), (2, 14)),
+        (side, (12, 9), (5, 2)),
+    ):
+        assert image.shape == shape
+        assert image[place] == 1 and image.sum() == 1
+
+
+def test_the_identity_box_frames_the_volume():
+    axes = volume_result(1).get_axes()[:3]
+    for ax, corner in zip(axes, ([15, 11], [15, 8], [8, 11]), strict=True):
+        points = np.concatenate([vertices for vertices, _ in lines_of(ax)])
+        np.testing.assert_allclose(points.min(axis=0), [0, 0], atol=1e-12)
+        np.testing.assert_allclose(points.max(axis=0), corner)
+        assert len(points) == 24
+
+
+def test_the_upper_edge_of_the_front_is_orange():
+    theta = spatial.Affine(3).identity().reshape(3, 4)
+    theta[1] *= -1  # upside down
+    grid = spatial.Affine(3).grid(theta.reshape(1, 12), (4, 5, 6))
+    front, above, *_ = volume_result(1, grid=grid).get_axes()
+    for ax, down in ((front, 11), (above, 0)):
+        (edge,) = [v for v, colour in lines_of(ax) if colour == plotting.ORANGE.lower()]
+        np.testing.assert_allclose(sorted(map(tuple, edge)), [(0, down), (15, down)])
+
+
+def test_volumes_without_a_transformer_have_no_box():
+    assert not any(ax.collections for ax in volume_result(grid=None).get_axes()[:-1])

@@ -29,7 +29,7 @@ from minist.training import (
     training_step,
 )
 from minist.training import loop as loop_module
-from minist.training.loop import load_training_set, train
+from minist.training.loop import State, load_training_set, train
 
 QUICK = Settings(epochs=2, limit=320, batch_size=64, filters=4, warmup=2, seed=3)
 
@@ -142,7 +142,7 @@ def test_the_transformer_stays_on_its_image():
             optimizer.step()
         batches.close()
         _, some = split(MNIST(train=False), 1000)
-        found = evaluate(model, distorted(some, "R", 1), micro_batches)
+        found = evaluate(model, [distorted(some, "R", 1)], micro_batches)
     assert found["outside"] < 0.5
     assert found["error"] < 60  # by chance 90
     assert share_outside(minist.tensor(np.full((1, 2, 2, 2), 1.5))) == 1
@@ -267,6 +267,7 @@ def test_images_of_another_size_are_refused_in_words(tmp_path, monkeypatch):
         load_training_set(replace(QUICK, data="elsewhere"))
 
 
+@pytest.mark.filterwarnings("ignore:more than half of the images")
 def test_weights_that_are_not_finite_are_not_saved(half_done, monkeypatch):
     kept = half_done.previous.read_bytes()
     os.replace(half_done.previous, half_done.checkpoint)
@@ -293,7 +294,7 @@ def test_the_data_set_in_the_environment_is_recorded(tmp_path, monkeypatch):
 def test_evaluating_leaves_the_mode_as_it_was(digits):
     model = small_model().eval()
     with MicroBatches(64) as micro_batches:
-        evaluate(model, minist.datasets.Images(*digits), micro_batches)
+        evaluate(model, [minist.datasets.Images(*digits)], micro_batches)
     assert not model.training
 
 
@@ -359,7 +360,7 @@ def test_a_run_is_not_overwritten_and_a_finished_one_not_repeated(tmp_path, monk
     assert (tmp_path / "result.png").stat().st_size > 10_000
     with pytest.raises(RunError, match="holds a run; --resume goes on with it"):
         run_cell(settings, tmp_path)
-    monkeypatch.setattr("minist.experiments.distorted_mnist.train", None)
+    monkeypatch.setattr(loop_module, "train", None)
     assert run_cell(settings, tmp_path, resume=True) == error
 
 
@@ -401,11 +402,45 @@ def test_the_error_of_held_out_digits_is_logged_every_epoch(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        ("steps", [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01]),
+        ("cosine", [(1 + np.cos(np.pi * t / 10)) / 2 for t in range(10)]),
+    ],
+)
+def test_the_rate_falls_as_the_schedule_says(schedule, shares):
+    settings = replace(QUICK, optimizer="sgd", lr=0.5, warmup=0, schedule=schedule)
+    state, rates = State.start(settings, steps=10), []
+    assert type(state.optimizer) is optim.SGD
+    for _ in range(10):
+        rates.append([group["lr"] for group in state.optimizer.groups])
+        state.update()
+    expected = np.outer(shares, [0.5, 0.5 * settings.localisation_lr])
+    np.testing.assert_allclose(rates, expected)
+
+
+def test_plain_sgd_is_the_paper_s_update(digits):
+    state = State.start(replace(QUICK, optimizer="sgd", lr=0.1, warmup=0), steps=5)
+    before = [p.data.copy() for p in state.model.parameters()]
+    with MicroBatches(100) as micro_batches:
+        training_step(state.model, *digits, micro_batches)
+    grads = [p.grad.copy() for p in state.model.parameters()]
+    state.update()
+    fast = {id(p) for p in state.model.transformer.localisation.parameters()}
+    for p, w, g in zip(state.model.parameters(), before, grads, strict=True):
+        lr = 0.2 if id(p) in fast else 0.1
+        np.testing.assert_allclose(p.data, w - lr * g, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
     ("wrong", "words"),
     [
         ({"epochs": 0}, "epochs must be 1 or more"),
         ({"lr": -1.0}, "lr must be 0 or more"),
         ({"lr": float("nan")}, "lr must be 0 or more"),
+        ({"units": 0}, "units must be 1 or more"),
+        ({"optimizer": "lamb"}, "optimizer must be one of adam, sgd"),
+        ({"schedule": "linear"}, "schedule must be one of cosine, steps"),
         ({"model": "resnet"}, "model must be one of fcn, cnn"),
         ({"batchsize": 3}, "unknown setting batchsize; did you mean batch_size"),
         ({"zzz": 3}, "unknown setting zzz; there are model"),

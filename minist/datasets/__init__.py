@@ -1,9 +1,10 @@
-"""The digits of MNIST, or images of one's own in its format; their distortions; batches."""
+"""The digits of MNIST, or images of one's own in its format; what is made of them; batches."""
 
-from .batches import Images, batches, distorted, split
+from .batches import Images, batches, distorted, in_turn, split
 from .distortions import DISTORTIONS, distort
 from .idx import read_idx
 from .mnist import MNIST
+from .volumes import solids
 
 __all__ = [
     "DISTORTIONS",
@@ -12,6 +13,8 @@ __all__ = [
     "batches",
     "distort",
     "distorted",
+    "in_turn",
     "read_idx",
+    "solids",
     "split",
 ]

@@ -1,9 +1,9 @@
-"""From a data set to the batches of an epoch: held-out digits, shuffling, distortion."""
+"""From a data set to batches of examples: held-out digits, shuffling, distortion."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -20,8 +20,11 @@ class Images(NamedTuple):
     labels: Array
 
 
+Make = Callable[[Images, np.random.Generator], Images]
+
+
 def split(data: Images, held_out: int) -> tuple[Images, Images]:
-    """All but the last `held_out` images, and those: to train on, and to choose by.
+    """data without its last `held_out` images, and those: to train on, and to choose by.
 
     Raises ValueError unless 0 <= held_out < N.
     """
@@ -35,23 +38,43 @@ def split(data: Images, held_out: int) -> tuple[Images, Images]:
     )
 
 
+def maker(distortion: str | Make | None) -> Make:
+    """What makes examples of digits: a distortion by its name, a function, or mere conversion."""
+    if callable(distortion):
+        return distortion
+    if distortion is None:
+        return lambda digits, rng: Images(innermost(as_floats(digits.images)), digits.labels)
+    return lambda digits, rng: Images(distort(digits.images, distortion, rng), digits.labels)
+
+
+def in_turn(
+    data: Images,
+    distortion: str | Make | None,
+    seed: int | Sequence[int],
+    at_once: int = 1000,
+) -> Iterator[Images]:
+    """A fixed set of examples, the same for the same seed, in order, so many at once."""
+    rng, make = np.random.default_rng(seed), maker(distortion)
+    for i in range(0, max(len(data.labels), 1), at_once):
+        yield make(Images(data.images[i : i + at_once], data.labels[i : i + at_once]), rng)
+
+
 def distorted(data: Images, kind: str | None, seed: int | Sequence[int]) -> Images:
-    """A fixed distorted set, the same for the same seed; only converted where kind is None."""
-    if kind is None:
-        return Images(as_floats(data.images), data.labels)
-    rng = np.random.default_rng(seed)
-    n = len(data.labels)
+    """data, each image distorted once and for all, the same for the same seed: (N, 1, H', W').
+
+    kind is one of `DISTORTIONS`; with None images are only converted to float32 in 0..1.
+    """
     # A thousand at a time: the grids of all at once would take ten times the images' memory.
-    parts = [distort(data.images[i : i + 1000], kind, rng) for i in range(0, max(n, 1), 1000)]
-    xp = array_module(parts[0])
-    images = xp.concatenate([part.transpose(1, 2, 3, 0) for part in parts], axis=-1)
+    parts = list(in_turn(data, kind, seed))
+    xp = array_module(data.images)
+    images = xp.concatenate([part.images.transpose(1, 2, 3, 0) for part in parts], axis=-1)
     return Images(images.transpose(3, 0, 1, 2), data.labels)
 
 
 def batches(
     data: Images,
     batch_size: int,
-    distortion: str | None = None,
+    distortion: str | Make | None = None,
     seed: int = 0,
     epoch: int = 0,
     first: int = 0,
@@ -66,15 +89,16 @@ def batches(
     data : Images, or anything with `images` (N, 1, H, W) and `labels` (N,)
     batch_size : int
         Images in a batch; the last one of an epoch may have fewer.
-    distortion : str, optional
-        A kind of `distort`; None leaves images as they are.
+    distortion : str or function, optional
+        A kind of `distort`; or what makes examples of one's own, whatever their shape, of digits
+        (Images) and a generator; None leaves images as they are.
     seed, epoch : int
     first : int
         Number of the batch to begin with.
 
     Yields
     ------
-    Images : float32 in 0..1, the batch innermost in memory; labels
+    Images : float32 in 0..1, the batch innermost in memory; labels. Or what the function makes.
 
     Raises
     ------
@@ -87,18 +111,14 @@ def batches(
 
 
 def _batches(
-    data: Images, batch_size: int, distortion: str | None, seed: int, epoch: int, first: int
+    data: Images, batch_size: int, distortion: str | Make | None, seed: int, epoch: int, first: int
 ) -> Iterator[Images]:
+    make = maker(distortion)
     order = np.random.default_rng([seed, epoch]).permutation(len(data.labels))
     for number in range(first, -(-len(order) // batch_size)):
         chosen = order[number * batch_size : (number + 1) * batch_size]
-        images, labels = data.images[chosen], data.labels[chosen]
-        if distortion is None:
-            images = innermost(as_floats(images))
-        else:
-            rng = np.random.default_rng([seed, epoch, number])
-            images = distort(images, distortion, rng)
-        yield Images(images, labels)
+        rng = np.random.default_rng([seed, epoch, number])
+        yield make(Images(data.images[chosen], data.labels[chosen]), rng)
 
 
 def innermost(images: Array) -> Array:

@@ -1,5 +1,27 @@
 """The networks of the paper's experiments, by name."""
 
-from .distorted_mnist import CNN, FCN, MODELS, TRANSFORMATIONS, STNetwork, build
+from .distorted_mnist import (
+    CNN,
+    FCN,
+    MODELS,
+    SIZES,
+    TRANSFORMATIONS,
+    Layer,
+    STNetwork,
+    build,
+    layers,
+    width,
+)
 
-__all__ = ["CNN", "FCN", "MODELS", "TRANSFORMATIONS", "STNetwork", "build"]
+__all__ = [
+    "CNN",
+    "FCN",
+    "MODELS",
+    "SIZES",
+    "TRANSFORMATIONS",
+    "Layer",
+    "STNetwork",
+    "build",
+    "layers",
+    "width",
+]

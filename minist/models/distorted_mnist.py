@@ -1,23 +1,29 @@
 """The networks of Sect. 4.1: FCN and CNN, and each behind a spatial transformer.
 
-All classifiers have three weight layers. With 48 filters and 130 units, CNN and FCN have about
-119,000 parameters each at 28x28, and those of a transformer besides; larger images are not yet
-balanced, and nothing is pooled behind a transformer.
+All classifiers have three weight layers. The networks for one distortion have the same number of
+learnable parameters, localisation nets included: that of the CNN with 48 filters. The others'
+widths follow from it, for images of any size (see `width`). Where the canvas is larger than the
+digit (RTS, TC), what the transformer shows is halved by an average pool.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from .. import nn
-from ..autograd import Tensor
+from ..autograd import Tensor, no_grad
+from ..backend import random_state
 from ..spatial import (
     Affine,
     Attention,
     LocalisationCNN,
     LocalisationFC,
+    PiecewiseAffine,
     Projective,
+    Similarity,
     SpatialTransformer,
     ThinPlateSpline,
     Transformation,
@@ -27,17 +33,24 @@ MODELS = ("fcn", "cnn", "st-fcn", "st-cnn")
 TRANSFORMATIONS: dict[str, Callable[[], Transformation]] = {
     "affine": Affine,
     "attention": Attention,
+    "similarity": Similarity,
     "projective": Projective,
     "tps": lambda: ThinPlateSpline(4, 4),
+    "piecewise": lambda: PiecewiseAffine(4, 4),
 }
 SIZES = {None: 28, "R": 28, "P": 28, "E": 28, "RTS": 42, "TC": 60, "T": 84}
+LARGE_CANVAS = ("RTS", "T", "TC")
 CLASSES = 10
+FILTERS = 48  # of the CNN that sets the size of all; the paper's have 32 to 64
 
 
 class FCN(nn.Sequential):
-    """Fully connected: two hidden layers of `units`, and the classifier."""
+    """Fully connected: two hidden layers of `units`, and the classifier.
 
-    def __init__(self, in_shape: tuple[int, int, int], units: int = 130, classes: int = CLASSES):
+    Takes images (N, *in_shape), in_shape (C, H, W), and gives logits (N, classes).
+    """
+
+    def __init__(self, in_shape: tuple[int, int, int], units: int, classes: int = CLASSES):
         channels, h, w = in_shape
         super().__init__(
             nn.Flatten(),
@@ -52,61 +65,133 @@ class FCN(nn.Sequential):
 class CNN(nn.Sequential):
     """Two convolutions, 9x9 and 7x7, each with a 2x2 max-pool, and the classifier.
 
-    Each ReLU stands after the pooling: the two may be exchanged, and a quarter is left to do.
+    Pooling rounds up, so that 21x21 is enough: 13x13 after the first convolution, 7x7 pooled, 1x1
+    after the second. Each ReLU stands after the pooling: the two may be exchanged, and a quarter is
+    left to do.
+
+    Takes images (N, *in_shape), in_shape (C, H, W), and gives logits (N, classes); `filters` in
+    each convolution. Raises ValueError for smaller images.
     """
 
-    def __init__(self, in_shape: tuple[int, int, int], filters: int = 48, classes: int = CLASSES):
+    def __init__(self, in_shape: tuple[int, int, int], filters: int, classes: int = CLASSES):
         channels, *size = in_shape
-        h, w = (((n - 8) // 2 - 6) // 2 for n in size)
+        h, w = (half(half(n - 8) - 6) for n in size)
         if min(h, w) < 1:
-            raise ValueError(f"CNN: images must be at least 24x24, not {tuple(size)}")
+            raise ValueError(f"CNN: images must be at least 21x21, not {tuple(size)}")
         super().__init__(
             nn.Conv2d(channels, filters, 9),
-            nn.MaxPool2d(2),
+            nn.MaxPool2d(2, ceil_mode=True),
             nn.ReLU(),
             nn.Conv2d(filters, filters, 7),
-            nn.MaxPool2d(2),
+            nn.MaxPool2d(2, ceil_mode=True),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(filters * h * w, classes),
         )
 
 
-class STNetwork(nn.Module):
-    """A spatial transformer on the input, and a classifier of what it hands on (Fig. 1)."""
+def half(n: int) -> int:
+    """Rounded up."""
+    return -(-n // 2)
 
-    def __init__(self, transformer: SpatialTransformer, classifier: nn.Module):
+
+class STNetwork(nn.Module):
+    """A spatial transformer on the input, and a classifier of what it hands on (Fig. 1).
+
+    Parameters
+    ----------
+    transformer : SpatialTransformer
+    classifier : Module
+    downsample : Module, optional
+        Between the two.
+    """
+
+    def __init__(
+        self,
+        transformer: SpatialTransformer,
+        classifier: nn.Module,
+        downsample: nn.Module | None = None,
+    ):
         self.transformer = transformer
+        self.downsample = downsample
         self.classifier = classifier
 
     def forward(self, images: Any) -> Tensor:
-        return self.classifier(self.transformer(images))
+        v = self.transformer(images)
+        if self.downsample is not None:
+            v = self.downsample(v)
+        return self.classifier(v)
 
 
 def build(
     name: str,
     transformation: str = "affine",
     distortion: str | None = "R",
-    filters: int = 48,
-    units: int = 130,
+    filters: int | None = None,
+    units: int | None = None,
 ) -> nn.Module:
     """A network by its name in the paper, its first weights drawn from the thread's generator.
 
     Parameters
     ----------
     name : "fcn", "cnn", "st-fcn" or "st-cnn"
-    transformation : "affine", "attention", "projective" or "tps"
+    transformation : "affine", "attention", "similarity", "projective", "tps" or "piecewise"
         Of the transformer, where there is one.
     distortion : str, optional
         Of the images, which gives their size: 28x28, RTS 42x42, TC 60x60.
-    filters, units : int
-        Filters of each convolution, units of each hidden layer.
+    filters, units : int, optional
+        Filters of each convolution, units of each hidden layer; by default `width(...)`.
 
     Raises
     ------
     ValueError
         For an unknown name.
     """
+    check_names(name, transformation, distortion)
+    chosen = filters if name.endswith("cnn") else units
+    classifier = classifier_of(
+        name, distortion, width(name, transformation, distortion) if chosen is None else chosen
+    )
+    if not name.startswith("st-"):
+        return classifier
+    downsample = nn.AvgPool2d(2) if distortion in LARGE_CANVAS else None
+    return STNetwork(transformer_of(name, transformation, distortion), classifier, downsample)
+
+
+def width(name: str, transformation: str = "affine", distortion: str | None = "R") -> int:
+    """Filters, or units, with which a network has as many parameters as the CNN of its column.
+
+    name, transformation and distortion as of `build`. A classifier's parameters are a quadratic in
+    its width, so three narrow ones tell it.
+    """
+    check_names(name, transformation, distortion)
+    if name == "cnn":
+        return FILTERS
+    with random_state(np.random.default_rng(0)):  # counted, and thrown away
+        target = classifier_of("cnn", distortion, FILTERS).num_parameters()
+        if name.startswith("st-"):
+            target -= transformer_of(name, transformation, distortion).num_parameters()
+        narrow = [1, 2, 3]
+        counts = [classifier_of(name, distortion, w).num_parameters() for w in narrow]
+    return round(max(np.roots(np.polyfit(narrow, counts, 2) - [0, 0, target])))
+
+
+def transformer_of(name: str, transformation: str, distortion: str | None) -> SpatialTransformer:
+    """A network's transformer, with a localisation net of the classifier's kind."""
+    t = TRANSFORMATIONS[transformation]()
+    net = LocalisationCNN if name.endswith("cnn") else LocalisationFC
+    return SpatialTransformer(net((1, SIZES[distortion], SIZES[distortion]), t), t)
+
+
+def classifier_of(name: str, distortion: str | None, width: int) -> nn.Module:
+    """A network's classifier, for the images as they are or as the transformer hands them on."""
+    size = SIZES[distortion]
+    if name.startswith("st-") and distortion in LARGE_CANVAS:
+        size //= 2
+    return (CNN if name.endswith("cnn") else FCN)((1, size, size), width)
+
+
+def check_names(name: str, transformation: str, distortion: str | None) -> None:
     for what, value, known in (
         ("model", name, MODELS),
         ("transformation", transformation, TRANSFORMATIONS),
@@ -115,11 +200,48 @@ def build(
         if value not in known:
             names = ", ".join(str(k) for k in known)
             raise ValueError(f"unknown {what} {value!r}; there are {names}")
-    in_shape = (1, SIZES[distortion], SIZES[distortion])
-    convolutional = name.endswith("cnn")
-    classifier = CNN(in_shape, filters) if convolutional else FCN(in_shape, units)
-    if not name.startswith("st-"):
-        return classifier
-    chosen = TRANSFORMATIONS[transformation]()
-    localisation = (LocalisationCNN if convolutional else LocalisationFC)(in_shape, chosen)
-    return STNetwork(SpatialTransformer(localisation, chosen), classifier)
+
+
+class Layer(NamedTuple):
+    """A layer of a network, as a table shows it: its shapes without the batch."""
+
+    name: str
+    layer: str
+    output: tuple[int, ...]
+    parameters: int
+
+
+def layers(model: nn.Module, in_shape: tuple[int, ...]) -> list[Layer]:
+    """The layers of a model, in the order in which images of in_shape (C, H, W) pass them.
+
+    A transformer stands in one line, behind its localisation net, for its grid and sampler.
+    """
+    found: list[Layer] = []
+
+    def note(name: str, module: nn.Module, forward: Callable) -> Callable:
+        own = sum(value.size for value in vars(module).values() if isinstance(value, nn.Parameter))
+
+        def noted(*inputs: Any) -> Tensor:
+            output = forward(*inputs)
+            kind = repr(module)
+            if isinstance(module, SpatialTransformer):
+                kind = f"{module.transformation!r}, {module.mode} sampler"
+            found.append(Layer(name, kind, output.shape[1:], own))
+            return output
+
+        return noted
+
+    watched = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, SpatialTransformer) or not list(module.children())
+    ]
+    try:
+        for name, module in watched:
+            module.forward = note(name, module, module.forward)  # of this instance alone
+        with no_grad():
+            model(Tensor(np.zeros((1, *in_shape), np.float32)))
+    finally:
+        for _, module in watched:
+            del module.forward
+    return found

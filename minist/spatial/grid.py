@@ -26,6 +26,7 @@ seen in it to the left.)
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -172,13 +173,11 @@ class Transformation(nn.Module):
         """
         m = self.matrix(self.checked(theta))
         points = points if isinstance(points, Tensor) else tensor(points)
-        n, *between, d = points.shape
-        if n != len(m) or d != self.dimensions:
-            raise ValueError(
-                f"{self!r}: {len(m)} theta need points ({len(m)}, ..., {self.dimensions}), "
-                f"not {points.shape}"
-            )
-        seen = m @ self.basis_at(points.reshape(n, -1, d).transpose(0, 2, 1))
+        n, d = len(m), self.dimensions
+        if points.ndim < 2 or (points.shape[0], points.shape[-1]) != (n, d):
+            raise ValueError(f"{self!r}: {n} theta need points ({n}, ..., {d}), not {points.shape}")
+        between = points.shape[1:-1]
+        seen = m @ self.basis_at(points.reshape(n, prod(between), d).transpose(0, 2, 1))
         return self.divide(seen.transpose(0, 2, 1).reshape(n, *between, seen.shape[1]))
 
     @no_grad()
@@ -187,13 +186,15 @@ class Transformation(nn.Module):
         device of `like`."""
         known = self.__dict__.setdefault("_bases", {})
         key = (size, align_corners, like.dtype, like.device)
-        if key not in known:
-            if len(known) >= 16:
-                known.clear()
+        basis = known.get(key)
+        if basis is None:
             points = regular_grid(size, align_corners)[: self.dimensions]
             basis = self.basis_at(Tensor(points[None])).data[0]
-            known[key] = array_module(like.data).asarray(basis, dtype=like.dtype)
-        return known[key]
+            basis = array_module(like.data).asarray(basis, dtype=like.dtype)
+            if len(known) >= 16:
+                known.clear()  # other threads hold what they found
+            known[key] = basis
+        return basis
 
     def checked(self, theta: Any) -> Tensor:
         """theta as a tensor of the right shape, or a ValueError."""
@@ -220,6 +221,10 @@ class Transformation(nn.Module):
         """T_self(T_other(G)): two warps in one, first that of `self`, then that of `other`."""
         return Composition(self, other)
 
+    def framed(self, theta: Any) -> Tensor:
+        """A grid that ends at the outer border of the output, whichever its convention."""
+        return self.grid(theta, (17, 17), align_corners=True)
+
     @no_grad()
     def outline(self, theta: Any, size: Size, align_corners: bool = True) -> Array:
         """The border of what is looked at, in pixels of an input of `size`.
@@ -232,14 +237,14 @@ class Transformation(nn.Module):
 
         Returns
         -------
-        (N, 64, 2) array of (x, y), clockwise from the upper left corner
+        (N, 64, 2) array of (x, y), clockwise from the upper left corner; of a `LinearBasis` its
+        own border pixels
         """
-        side = 17
-        # The outer border of the output: with align_corners its first and last pixels' centres.
-        grid = self.grid(theta, (side, side), align_corners=True).data
-        walk = np.arange(side - 1)
-        rows = np.concatenate([0 * walk, walk, 0 * walk + side - 1, walk[::-1] + 1])
-        columns = np.concatenate([walk, 0 * walk + side - 1, walk[::-1] + 1, 0 * walk])
+        grid = self.framed(theta).data
+        h, w = grid.shape[1:3]
+        down, across = np.arange(h - 1), np.arange(w - 1)
+        rows = np.concatenate([0 * across, down, 0 * across + h - 1, down[::-1] + 1])
+        columns = np.concatenate([across, 0 * down + w - 1, across[::-1] + 1, 0 * down])
         xp = array_module(grid)
         half, centre = (
             xp.asarray([f(n) for n in reversed(size)], dtype=grid.dtype)
@@ -255,7 +260,8 @@ class Composition(Transformation):
     """T_a(T_b(G)), made by `a @ b`: one grid, and one sampling, for two warps in a row.
 
     theta (N, a.num_parameters + b.num_parameters), those of a first. The points that b looks at
-    are where a looks from, so a gradient goes to both.
+    are where a looks from, so a gradient goes to both. Raises ValueError if they differ in their
+    dimensions.
     """
 
     def __init__(self, a: Transformation, b: Transformation):
@@ -276,7 +282,12 @@ class Composition(Transformation):
         theta_a, theta_b = self.parts(theta)
         return self.a.transform(theta_a, self.b.transform(theta_b, points))
 
+    def framed(self, theta: Any) -> Tensor:
+        theta_a, theta_b = self.parts(theta)
+        return self.a.transform(theta_a, self.b.framed(theta_b))
+
     def parts(self, theta: Any) -> tuple[Tensor, Tensor]:
+        """theta of a, and theta of b."""
         theta = self.checked(theta)
         return theta[:, : self.a.num_parameters], theta[:, self.a.num_parameters :]
 
@@ -326,6 +337,11 @@ class LinearBasis(Transformation):
     align_corners : bool
         What B's coordinates mean; for the identity.
 
+    Raises
+    ------
+    ValueError
+        If B has another number of axes; in `grid`, for another size.
+
     Examples
     --------
     >>> from minist import spatial
@@ -369,6 +385,9 @@ class LinearBasis(Transformation):
         raise NotImplementedError(
             f"{self!r}: B is known at its own pixels only, so it can be the right one in a @ b"
         )
+
+    def framed(self, theta: Any) -> Tensor:
+        return self.grid(theta, self.size, self.align_corners)
 
     def extra_repr(self) -> str:
         learnt = ", learn=True" if self.B.requires_grad else ""

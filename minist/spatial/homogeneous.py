@@ -104,7 +104,7 @@ class Affine(Homogeneous):
     Parameters
     ----------
     dimensions : 2 or 3
-        3 for volumes.
+        3 for volumes; else a ValueError.
 
     Examples
     --------
@@ -208,8 +208,9 @@ class Similarity(Homogeneous):
     Parameters
     ----------
     aspect : float
-        W / H of the image, whose pixels are square, though -1..1 spans both sides. Left at 1, a
-        turn of an image that is not square would shear it.
+        W / H of the image, whose pixels are square, though -1..1 spans both sides; exactly, it is
+        (W - 1) / (H - 1) with align_corners. Left at 1, a turn of an image that is not square
+        would shear it.
     """
 
     num_parameters = 4
@@ -228,7 +229,9 @@ class Similarity(Homogeneous):
     def inverse(self, theta: Any) -> Tensor:
         """theta that undoes this one; not finite where s is 0."""
         theta = self.checked(theta)
-        return self.moved(1.0 / theta[:, 0], -theta[:, 1], Inverse.apply(self.square(theta)))
+        with np.errstate(divide="ignore"):
+            scale = 1.0 / theta[:, 0]
+        return self.moved(scale, -theta[:, 1], Inverse.apply(self.square(theta)))
 
     def compose(self, first: Any, second: Any) -> Tensor:
         first, second = self.checked(first), self.checked(second)
@@ -249,7 +252,7 @@ class Rotation(Homogeneous):
     Parameters
     ----------
     aspect : float
-        W / H of the image.
+        As of `Similarity`.
     """
 
     num_parameters = 1
@@ -296,7 +299,8 @@ class Projective(Homogeneous):
 
     def theta_of(self, matrix: Tensor) -> Tensor:
         entries = matrix.reshape(len(matrix), 9)
-        return entries[:, :8] / entries[:, 8:]
+        with np.errstate(divide="ignore", invalid="ignore"):  # h33 = 0: not of this class
+            return entries[:, :8] / entries[:, 8:]
 
 
 def columns(theta: Tensor) -> list[Tensor]:
@@ -347,5 +351,11 @@ def affine_grid(theta: Any, size: Size, align_corners: bool = True) -> Tensor:
 
 
 def projective_grid(theta: Any, size: Size, align_corners: bool = True) -> Tensor:
-    """A projective grid: theta (N, 8) and the output's shape (N, C, H', W') to (N, H', W', 2)."""
+    """A projective grid (N, H', W', 2): theta (N, 8), and size the output's shape (N, C, H', W').
+
+    align_corners as of `affine_grid`. Raises ValueError for shapes that do not fit, TypeError for
+    a theta that is not floating.
+    """
+    if len(theta) != size[0]:
+        raise ValueError(f"projective_grid: {len(theta)} theta for a size of {size[0]} images")
     return PROJECTIVE.grid(theta, size[2:], align_corners)

@@ -261,7 +261,7 @@ class BSpline(Kernel):
     Parameters
     ----------
     degree : int
-        1 or more; a box, of degree 0, is `Nearest`.
+        1 or more, else a ValueError; a box, of degree 0, is `Nearest`.
     """
 
     def __init__(self, degree: int = 3):
@@ -281,7 +281,7 @@ class BSpline(Kernel):
 
 
 def bell(x: Array, degree: int) -> Array:
-    """beta_n(x); the steps of the box, beta_0, belong to their right-hand side."""
+    """beta_n(x) of a degree, element by element; a box's steps belong to their right-hand side."""
     xp = array_module(x)
     if degree == 0:
         return ((x >= -0.5) & (x < 0.5)).astype(x.dtype)
@@ -297,7 +297,10 @@ KERNELS = {"nearest": Nearest, "bilinear": Bilinear, "bicubic": Bicubic}
 
 
 def kernel_of(mode: str | Kernel, device: str = "cpu") -> Kernel:
-    """The kernel of a name, "nearest", "bilinear" or "bicubic", on a device; a Kernel as it is."""
+    """The kernel of a mode, "nearest", "bilinear" or "bicubic", on a device; a Kernel as it is.
+
+    Raises ValueError for another name.
+    """
     if isinstance(mode, Kernel):
         return mode
     if mode not in KERNELS:

@@ -21,12 +21,21 @@ def theta_from_pixels(
     ----------
     matrix : (..., 2, 3) or (..., 3, 3)
     size_in, size_out : (H, W), (H', W')
+    align_corners : bool
+        What -1 and 1 mean in theta (see `affine_grid`).
 
     Returns
     -------
     (..., 6) for `Affine`, or (..., 8) for `Projective`, float64
+
+    Raises
+    ------
+    ValueError
+        For another shape, or a matrix without an inverse.
     """
     forward = _square(np.asarray(matrix, dtype=np.float64))
+    if not np.linalg.det(forward).all():
+        raise ValueError("theta_from_pixels: the matrix has no inverse, it maps a plane to a line")
     theta = (
         _to_normalised(size_in, align_corners)
         @ np.linalg.inv(forward)
@@ -41,7 +50,8 @@ def theta_to_pixels(
     """The matrix in pixels, OpenCV's, of theta: the opposite of `theta_from_pixels`.
 
     theta (..., 6) or (..., 8) gives (..., 2, 3) or (..., 3, 3), the latter with h33 = 1; float64.
-    Raises ValueError for another width.
+    size_in, size_out and align_corners as of `theta_from_pixels`.
+    Raises ValueError for another width, or where there is no inverse.
     """
     theta = np.asarray(theta, dtype=np.float64)
     if theta.shape[-1:] not in ((6,), (8,)):
@@ -57,6 +67,8 @@ def theta_to_pixels(
         @ theta
         @ _to_normalised(size_out, align_corners)
     )
+    if not np.linalg.det(backward).all():
+        raise ValueError("theta_to_pixels: theta has no inverse, it looks along a line only")
     matrix = np.linalg.inv(backward)
     matrix = matrix / matrix[..., 2:, 2:]
     return matrix[..., :2, :] if affine else matrix

@@ -20,7 +20,7 @@ there is nothing left to check, pixel by pixel, and nothing can be read out of b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
+from itertools import islice, product
 from math import prod
 from typing import Any
 
@@ -182,22 +182,35 @@ class Widened(Kernel):
         return self.kernel.dphi(x, *phi)
 
 
-def footprint(x: Array, size: int, align_corners: bool) -> Array:
+def footprint(x: Array, size: int, reach: float, align_corners: bool) -> Array:
     """How many pixels along an axis of the image lie between neighbours of the output.
 
     `x` (*sizes', N) is the points' coordinate along that axis; the answer (points,) is
     |grad x| over the output's axes, so that a turn alone widens nothing. At least 1, at most the
-    image.
+    image; and 1 where a kernel as wide, with `reach` pixels to each side, would see none of it.
     """
     xp = array_module(x)
+    scale = pixels_per_unit(size, align_corners)
     square = xp.zeros_like(x)
     with np.errstate(over="ignore", invalid="ignore"):
         for axis in range(x.ndim - 1):
             if x.shape[axis] > 1:
-                square += xp.gradient(x, axis=axis) ** 2
-        width = xp.sqrt(square) * pixels_per_unit(size, align_corners)
-    width -= rounding(x.dtype, size)  # an identity stays exact
-    return xp.fmin(xp.fmax(width, 1.0), float(max(size, 1))).reshape(-1)
+                square += neighbour(x * scale, axis) ** 2
+        width = xp.sqrt(square) - rounding(x.dtype, size)  # an identity stays exact
+        width = xp.fmin(xp.fmax(width, 1.0), float(max(size, 1)))
+        seen = (abs(x) - 1.0) * scale < reach * width + 1.0
+    return xp.where(seen, width, x.dtype.type(1)).reshape(-1)
+
+
+def neighbour(x: Array, axis: int) -> Array:
+    """The way to the nearer of the two neighbours along an axis; the other may be beyond a
+    horizon."""
+    xp = array_module(x)
+    steps = abs(xp.diff(x, axis=axis))
+    first, last = (steps[(slice(None),) * axis + (end,)] for end in (slice(1), slice(-1, None)))
+    return xp.fmin(
+        xp.concatenate([first, steps], axis=axis), xp.concatenate([steps, last], axis=axis)
+    )
 
 
 class GridSample(Function):
@@ -222,11 +235,11 @@ class GridSample(Function):
         n, sizes = len(grid), u.shape[2:]
         d = len(sizes)
         self.num_phi = len(phi)
-        phi_of, first = {}, GRID + 1
-        for kernel in dict.fromkeys(kernels):
-            last = first + len(kernel.parameters())
-            phi_of[kernel] = {i: phi[i - GRID - 1].astype(grid.dtype) for i in range(first, last)}
-            first = last
+        numbered = iter(enumerate((p.astype(grid.dtype) for p in phi), start=GRID + 1))
+        phi_of = {
+            kernel: dict(islice(numbered, len(kernel.parameters())))
+            for kernel in dict.fromkeys(kernels)
+        }
         points = grid.transpose(-1, *range(1, d + 1), 0)  # (d, *sizes', N): x, y (, z)
         self.points_shape = points.shape[1:]
         self.axes = []
@@ -234,7 +247,7 @@ class GridSample(Function):
         for size, x, kernel in zip(sizes, points[::-1], reversed(kernels), strict=True):
             values = phi_of[kernel]
             if antialias:
-                kernel = Widened(kernel, footprint(x, size, align_corners))
+                kernel = Widened(kernel, footprint(x, size, kernel.support, align_corners))
             self.axes.append(
                 Axis(
                     x.reshape(-1),
@@ -279,7 +292,7 @@ class GridSample(Function):
         sums: list[Array] = []
         for k, weight in enumerate(axis.weights):
             value, *inner = self.interpolate(flat, i + 1, offset + k * step)
-            terms = [weight * value]
+            terms = [weight * value]  # Eq. (3)
             terms += [slopes[k] * value for slopes in axis.derivatives]  # Eq. (7)
             terms += [weight * derivative for derivative in inner]
             if not sums:

@@ -1,22 +1,38 @@
 """Training: a step cut into micro-batches, the loop around it, and the folder of a run."""
 
-from .loop import TEST_SEED, evaluate, load_test_set, load_trained, train
+from .loop import (
+    TEST_SEED,
+    carry_out,
+    evaluate,
+    load_examples,
+    load_test_set,
+    load_trained,
+    test,
+    train,
+)
 from .run import Run, RunError, explained
-from .settings import Settings
+from .settings import RECIPES, TABLE, Experiment, Settings, setting
 from .step import MicroBatches, Report, evaluation_step, training_step, transformers
 
 __all__ = [
+    "RECIPES",
+    "TABLE",
     "TEST_SEED",
+    "Experiment",
     "MicroBatches",
     "Report",
     "Run",
     "RunError",
     "Settings",
+    "carry_out",
     "evaluate",
     "evaluation_step",
     "explained",
+    "load_examples",
     "load_test_set",
     "load_trained",
+    "setting",
+    "test",
     "train",
     "training_step",
     "transformers",

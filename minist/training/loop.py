@@ -8,24 +8,34 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from .. import backend, models, nn, optim
-from ..datasets import MNIST, Images, batches, distorted, split
+from .. import backend, nn, optim
+from ..datasets import MNIST, Images, batches, in_turn, split
 from .run import Checkpoint, Run, RunError, explained
-from .settings import Settings
-from .step import MicroBatches, Report, evaluation_step, training_step, transformers
+from .settings import Experiment
+from .step import (
+    MicroBatches,
+    Report,
+    evaluation_step,
+    micro_batch_size,
+    training_step,
+    transformers,
+)
 
 STEPS_A_LINE = 50  # of metrics.jsonl
 TEST_SEED = 2015  # distorts the test digits: the same for every run, so that runs compare
+EVALUATION_BATCH = 250  # images a thread looks at, at once
 
 
-def train(settings: Settings, run: Run, resume: bool = False) -> nn.Module:
+def train(settings: Experiment, run: Run, resume: bool = False, progress: bool = True) -> nn.Module:
     """Train a model as `settings` say and leave it in the run's folder.
 
     The same settings give the same weights, bit for bit, on one CPU: whatever the number of
@@ -33,11 +43,13 @@ def train(settings: Settings, run: Run, resume: bool = False) -> nn.Module:
 
     Parameters
     ----------
-    settings : Settings
+    settings : Experiment
     run : Run
         Its folder; nobody else's (see `Run.locked`).
     resume : bool
         Go on from its last checkpoint, if there is one.
+    progress : bool
+        Show a bar, where standard error is a terminal.
 
     Raises
     ------
@@ -54,20 +66,20 @@ def train(settings: Settings, run: Run, resume: bool = False) -> nn.Module:
     state = State.start(settings, steps)
     if resume:
         state.resume(run)
-    run.write_config(asdict(settings))
+    run.write_config(settings.record())
     bar = tqdm(
         total=settings.epochs * len(training_set.labels),
         initial=min(state.step * settings.batch_size, settings.epochs * len(training_set.labels)),
         unit=" images",
         unit_scale=True,
-        disable=None,  # where standard error is not a terminal
+        disable=None if progress else True,  # None: where standard error is not a terminal
     )
     meter = Meter()
     with bar, MicroBatches(settings.micro_batch) as micro_batches, Interrupt() as interrupt:
         while state.step < steps:
             epoch, first = divmod(state.step, steps_an_epoch)
             for images, labels in batches(
-                training_set, settings.batch_size, settings.distortion, settings.seed, epoch, first
+                training_set, settings.batch_size, settings.examples, settings.seed, epoch, first
             ):
                 seed = (settings.seed, state.step)
                 report = training_step(state.model, images, labels, micro_batches, seed)
@@ -102,7 +114,7 @@ class State:
     step: int = 0
 
     @classmethod
-    def start(cls, settings: Settings, steps: int) -> State:
+    def start(cls, settings: Experiment, steps: int) -> State:
         model = build(settings)
         localisation = [p for st in transformers(model) for p in st.localisation.parameters()]
         theirs = {id(p) for p in localisation}
@@ -110,9 +122,13 @@ class State:
         if localisation:
             rate = settings.lr * settings.localisation_lr
             groups.append({"params": localisation, "lr": rate})
-        optimizer = optim.Adam(groups, lr=settings.lr, weight_decay=settings.weight_decay)
-        schedule = optim.LinearWarmup(optim.CosineLR(optimizer, steps), settings.warmup)
-        return cls(model, optimizer, schedule)
+        kind = {"adam": optim.Adam, "sgd": optim.SGD}[settings.optimizer]
+        optimizer = kind(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        if settings.schedule == "cosine":
+            schedule = optim.CosineLR(optimizer, steps)
+        else:
+            schedule = optim.StepLR(optimizer, math.ceil(steps / 3))
+        return cls(model, optimizer, optim.LinearWarmup(schedule, settings.warmup))
 
     def update(self) -> None:
         self.optimizer.step()
@@ -217,34 +233,29 @@ def show(bar: tqdm, line: dict[str, float]) -> None:
     )
 
 
-def build(settings: Settings) -> nn.Module:
+def build(settings: Experiment) -> nn.Module:
     """The settings' model with its first weights, on their device."""
     with backend.random_state(np.random.default_rng(settings.seed)):
-        model = models.build(
-            settings.model, settings.transformation, settings.distortion, settings.filters
-        )
+        model = settings.build()
     return model.to(settings.device)
 
 
-def settled(settings: Settings) -> Settings:
-    """The settings with all decided that is left open: the digits' folder and the micro-batch.
-
-    One micro-batch for each core, so that all have work; not above 64 images, whose numbers a
-    cache still holds, nor below 16, where calling an operation costs more than doing it. The
-    machine's cores count, not the threads in use, on which the result must not depend.
-    """
+def settled(settings: Experiment) -> Experiment:
+    """The settings with all decided that is left open: the digits' folder and the micro-batch."""
     folder = settings.data or os.environ.get("MINIST_DATA")
     size = settings.micro_batch
     if size is None and settings.device == "cuda":
         size = settings.batch_size
     elif size is None:
-        size = min(max(math.ceil(settings.batch_size / (os.cpu_count() or 1)), 16), 64)
+        digit = Images(np.zeros((1, 1, 28, 28), np.uint8), np.zeros(1, np.uint8))
+        example = settings.examples(digit, np.random.default_rng(0)).images
+        size = micro_batch_size(build(settings), example.shape[1:], settings.batch_size)
     data = str(Path(folder).resolve()) if folder else None
     return replace(settings, micro_batch=size, data=data)
 
 
-def load_training_set(settings: Settings) -> tuple[Images, Images]:
-    """What is trained on, as bytes on the device, and what is held out, distorted once."""
+def load_training_set(settings: Experiment) -> tuple[Images, list[Images]]:
+    """The digits trained on, as bytes on the device, and the examples held out, made once."""
     data = MNIST(train=True, root=settings.data)
     if data.images.shape[2:] != (28, 28):
         h, w = data.images.shape[2:]
@@ -253,31 +264,42 @@ def load_training_set(settings: Settings) -> tuple[Images, Images]:
     if settings.limit:
         training_set = Images(*(array[: settings.limit] for array in training_set))
     training_set = Images(*(backend.to_device(a, settings.device) for a in training_set))
-    return training_set, on_device(held_out, settings)
+    return training_set, list(fixed(held_out, settings))
 
 
-def load_test_set(settings: Settings) -> Images:
-    """The distorted test digits: the same whatever the seed of the run."""
-    return on_device(MNIST(train=False, root=settings.data), settings)
+def load_test_set(settings: Experiment) -> Iterator[Images]:
+    """Examples of the test digits, part by part: the same whatever the seed of the run."""
+    return fixed(MNIST(train=False, root=settings.data), settings)
 
 
-def on_device(data: Images, settings: Settings) -> Images:
-    return distorted(
-        Images(*(backend.to_device(a, settings.device) for a in (data.images, data.labels))),
-        settings.distortion,
-        TEST_SEED,
-    )
+def fixed(data: Images, settings: Experiment) -> Iterator[Images]:
+    data = Images(*(backend.to_device(a, settings.device) for a in (data.images, data.labels)))
+    return in_turn(data, settings.examples, TEST_SEED, settings.at_once)
 
 
-def evaluate(model: nn.Module, data: Images, micro_batches: MicroBatches) -> dict[str, float]:
-    """Mean loss, error in per cent and share of points outside, over a whole set."""
+def load_examples(settings: Experiment, first: int, count: int) -> Images:
+    """So many of the test set, from number `first` on. Raises RunError where there are fewer."""
+    n = len(MNIST(train=False, root=settings.data))
+    if count < 1 or first < 0 or first + count > n:
+        raise RunError(f"cannot draw {count} digits from number {first} on: there are {n}")
+    each = (pair for part in load_test_set(settings) for pair in zip(*part, strict=True))
+    return Images(*map(np.stack, zip(*islice(each, first, first + count), strict=True)))
+
+
+def evaluate(
+    model: nn.Module, parts: Iterable[Images], micro_batches: MicroBatches
+) -> dict[str, float]:
+    """Mean loss, error in per cent and share of points outside, over all parts of a set."""
     was_training = model.training
     model.eval()
+    report, n = None, 0
     try:
-        report = evaluation_step(model, data.images, data.labels, micro_batches)
+        for images, labels in parts:
+            seen = evaluation_step(model, images, labels, micro_batches)
+            report = seen if report is None else report + seen
+            n += len(labels)
     finally:
         model.train(was_training)
-    n = len(data.labels)
     return {
         "loss": float(report.loss) / n,
         "error": 100 * float(report.errors) / n,
@@ -285,7 +307,7 @@ def evaluate(model: nn.Module, data: Images, micro_batches: MicroBatches) -> dic
     }
 
 
-def load_trained(folder: str | Path) -> tuple[nn.Module, Settings, Run]:
+def load_trained(folder: str | Path) -> tuple[nn.Module, Experiment, Run]:
     """The model that a run has left, on the CPU and in evaluation mode, and its settings.
 
     Raises RunError if the run has not ended or its files are damaged.
@@ -297,8 +319,59 @@ def load_trained(folder: str | Path) -> tuple[nn.Module, Settings, Run]:
         nn.load(model, run.model)
     except FileNotFoundError:
         raise RunError(
-            f"{run.folder} has no {run.model.name} yet: minist train --resume --out {run.folder}"
+            f"{run.folder} has no {run.model.name} yet: "
+            f"minist {settings.command} --resume --out {run.folder}"
         ) from None
     except ValueError as error:
         raise RunError(str(error)) from None
     return model.eval(), settings, run
+
+
+def test(run: Run) -> dict[str, float]:
+    """Loss, error in per cent, and share of points outside, of a trained run over the test set."""
+    model, settings, _ = load_trained(run.folder)
+    size = min(EVALUATION_BATCH, settings.at_once)
+    with MicroBatches(size) as micro_batches:
+        return evaluate(model, load_test_set(settings), micro_batches)
+
+
+def carry_out(
+    settings: Experiment,
+    out: str | Path,
+    draw: Callable[[Path], Any],
+    resume: bool = False,
+    progress: bool = True,
+) -> float:
+    """Train, test and draw; the test error in per cent.
+
+    Parameters
+    ----------
+    settings : Experiment
+    out : path
+        The run's folder.
+    draw : function
+        Makes result.png in the folder of a trained run.
+    resume : bool
+        Go on with the run in `out`; one that has ended is left as it is.
+    progress : bool
+        Show a bar, where standard error is a terminal.
+
+    Raises
+    ------
+    RunError
+        If the folder is in use, holds a run and `resume` is not given, or training fails.
+    """
+    run = Run(out)
+    with run.locked():
+        if run.exists() and not resume:
+            raise RunError(
+                f"{run.folder} holds a run; --resume goes on with it, or choose an --out"
+            )
+        error = run.test_error() if resume else None
+        if error is None:
+            train(settings, run, resume, progress)
+            error = test(run)["error"]
+            run.log(test_error=error)
+        if not run.picture.is_file():
+            draw(run.folder)
+    return error

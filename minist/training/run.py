@@ -5,6 +5,7 @@
     checkpoint.safetensors            weights, optimiser and step: all that going on needs
     checkpoint.previous.safetensors   the one before, should that one ever be damaged
     model.safetensors                 the weights, when training has ended
+    result.png                        what the network sees, and how it learnt
 
 Weights and settings are written beside their place and renamed, so a kill at any moment leaves
 whole files; the log is appended to, and cut back to the checkpoint when a run goes on.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..files import load_arrays, save_arrays
-from .settings import Settings
+from .settings import Experiment, Settings
 
 try:
     import fcntl
@@ -58,6 +59,7 @@ class Run:
         self.checkpoint = self.folder / "checkpoint.safetensors"
         self.previous = self.folder / "checkpoint.previous.safetensors"
         self.model = self.folder / "model.safetensors"
+        self.picture = self.folder / "result.png"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -93,12 +95,31 @@ class Run:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise RunError(f"{self.config} is damaged: {error}") from None
 
-    def settings(self) -> Settings:
+    def settings(self) -> Experiment:
         """The settings of the run. Raises RunError if there are none, or they are damaged."""
         try:
-            return Settings.of(self.read_config())
+            return Experiment.recorded(self.read_config())
         except (TypeError, ValueError) as error:
             raise RunError(f"{self.config} is damaged: {error}") from None
+
+    def settings_as_begun(
+        self, asked: Mapping[str, Any], kind: type[Experiment] = Settings
+    ) -> Experiment:
+        """The settings of the run; RunError if others, or another kind, are asked for now."""
+        begun = self.settings()
+        if not isinstance(begun, kind):
+            raise RunError(
+                f"{self.folder} was begun with minist {begun.command}, not {kind.command}"
+            )
+        for name, value in asked.items():
+            before = getattr(begun, name)
+            value = str(Path(value).resolve()) if name == "data" else value
+            if before != value:
+                raise RunError(
+                    f"{self.folder} was begun with {name} = {before}, not {value}; a resumed run "
+                    "keeps its settings"
+                )
+        return begun
 
     def write_config(self, settings: dict[str, Any]) -> None:
         scratch = self.config.with_suffix(".tmp")
@@ -125,6 +146,13 @@ class Run:
     def test_error(self) -> float | None:
         """In per cent; None as long as the run has not ended."""
         return next((x["test_error"] for x in self.lines() if "test_error" in x), None)
+
+    def save_picture(self, figure: Any) -> None:
+        """Write a Matplotlib figure as result.png."""
+        scratch = self.picture.with_suffix(".tmp.png")
+        with explained(self.picture):
+            figure.savefig(scratch)
+            os.replace(scratch, self.picture)
 
     # --- checkpoints ---
 

@@ -1,0 +1,69 @@
+"""The package's source as pages of the site, each line with an anchor, and links that lead there.
+
+In a page's text a link to a file of the package, `../minist/nn.py`, works in the repository and is
+turned into one to the page; the API's [source] leads to the line.
+"""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import minist
+
+PACKAGE = Path(minist.__file__).parent
+FILES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in PACKAGE.rglob("*.py")}
+
+
+def url(file, line=None):
+    """Of a file, "minist/nn.py", from the top of the site."""
+    return f"source/{file.removesuffix('.py')}.html" + (f"#L-{line}" if line else "")
+
+
+def link_to_source(app, docname, source):
+    up = "../" * docname.count("/")
+
+    def link(match):
+        text, file = match[1], match[2].rstrip("/")
+        return f'<a class="reference internal" href="{up}{url(file)}">{text}</a>'
+
+    source[0] = re.sub(r"\[([^]]+)\]\((?:\.\./)+(minist/[\w/]+\.py)\)", link, source[0])
+    folder = rf'<a class="reference internal" href="{up}source/index.html">\1</a>'
+    source[0] = re.sub(r"\[([^]]+)\]\((?:\.\./)+minist/\w+/?\)", folder, source[0])
+
+
+def resolve(domain, info):
+    """For sphinx.ext.linkcode: where a documented object is defined. API pages lie in api/."""
+    obj = __import__(info["module"], fromlist=["_"])
+    try:
+        for part in info["fullname"].split("."):
+            obj = getattr(obj, part)
+        obj = inspect.unwrap(obj.fget if isinstance(obj, property) else obj)
+        path, line = inspect.getsourcefile(obj), inspect.getsourcelines(obj)[1]
+    except (AttributeError, OSError, TypeError):
+        return None  # not made by a def or a class
+    file = Path(path).relative_to(PACKAGE.parent).as_posix()
+    return f"../{url(file, line)}" if file in FILES else None
+
+
+def pages(app):
+    items = []
+    for file, path in sorted(FILES.items()):
+        code = path.read_text(encoding="utf-8")
+        body = app.builder.highlighter.highlight_block(
+            code, "python", linenos="inline", lineanchors="L", anchorlinenos=True
+        )
+        page = url(file).removesuffix(".html")
+        up = "../" * (page.count("/") - 1)
+        context = {"title": file, "parents": [{"link": f"{up}index.html", "title": "Source"}]}
+        yield page, context | {"body": f"<h1>{file}</h1>{body}"}, "page.html"
+        promise = (ast.get_docstring(ast.parse(code)) or "").partition("\n")[0]
+        items.append(f'<li><a href="{page[7:]}.html"><code>{file}</code></a> {promise}</li>')
+    body = f'<h1>Source</h1><ul class="source">{"".join(items)}</ul>'
+    yield "source/index", {"title": "Source", "body": body}, "page.html"
+
+
+def setup(app):
+    app.connect("source-read", link_to_source)
+    app.connect("html-collect-pages", pages)
+    return {"parallel_read_safe": True}
