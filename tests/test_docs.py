@@ -101,6 +101,18 @@ def test_every_page_is_in_a_menu(site):
     assert pages <= links
 
 
+def test_tutorials_are_pages_with_their_outputs(site):
+    for path in (DOCS.parent / "tutorials").glob("*.ipynb"):
+        page = Elements(site / "tutorials" / f"{path.stem}.html")
+        pictures = [a["src"] for tag, a in page.tags if tag == "img" and path.stem in a["src"]]
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        assert len(pictures) == sum("image/png" in output.get("data", {}) for output in outputs)
+        for output in outputs:
+            if output["output_type"] == "stream":
+                assert "".join(output["text"]).strip() in page.text
+
+
 def test_the_paper_page_shows_each_marked_line(site):
     text = Elements(site / "learn" / "paper.html").text
     for equation in EQUATIONS:
