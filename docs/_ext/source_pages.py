@@ -62,8 +62,9 @@ def pages(app):
         )
         page = url(file).removesuffix(".html")
         up = "../" * (page.count("/") - 1)
-        context = {"title": file, "parents": [{"link": f"{up}index.html", "title": "Source"}]}
-        yield page, context | {"body": f"<h1>{file}</h1>{body}"}, "page.html"
+        body = f'<h1>{file}</h1><div class="source-page">{body}</div>'
+        parents = [{"link": f"{up}index.html", "title": "Source"}]
+        yield page, {"title": file, "parents": parents, "body": body}, "page.html"
         promise = (ast.get_docstring(ast.parse(code)) or "").partition("\n")[0]
         items.append(f'<li><a href="{page[7:]}.html"><code>{file}</code></a> {promise}</li>')
     body = f'<h1>Source</h1><ul class="source">{"".join(items)}</ul>'
