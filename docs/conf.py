@@ -25,6 +25,7 @@ extensions = [
     "marked_source",
     "source_pages",
     "figure_data",
+    "tutorials",
 ]
 exclude_patterns = ["_build"]
 

@@ -13,7 +13,11 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [
     ROOT / "README.md",
-    *sorted(page for page in DOCS.rglob("*.md") if DOCS / "_build" not in page.parents),
+    *sorted(
+        page
+        for page in DOCS.rglob("*.md")
+        if not {DOCS / "_build", DOCS / "tutorials"} & set(page.parents)  # made by the build
+    ),
     ROOT / "tutorials/README.md",
 ]
 

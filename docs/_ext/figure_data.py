@@ -1,35 +1,54 @@
-"""What the figure in the browser needs of minist, as a script beside the pages: `theta_data.js`.
+"""What the figures in the browser need of minist, as scripts beside the pages.
 
-A script, since a page opened from a folder may not fetch a file of data.
+Scripts, since a page opened from a folder may not fetch a file of data. The page on which one
+draws has a trained network in it, and is left out where none comes with the package.
 """
 
 import base64
 import json
 from pathlib import Path
 
-from minist import datasets, spatial
+from minist import datasets, models, spatial
 from minist.spatial.thin_plate import solve
 
+NETWORK = Path(models.__file__).parent / "weights" / "st-cnn-affine-R.safetensors"
 DIGITS = (61, 4, 0, 1, 15, 7)  # of the test images
 
 
-def data():
+def as_text(data):
+    return base64.b64encode(data).decode()
+
+
+def theta_data():
     images = datasets.MNIST(train=False).images
     spline = spatial.ThinPlateSpline(4, 4)
     return {
         "size": images.shape[-1],
-        "digits": [base64.b64encode(images[i].tobytes()).decode() for i in DIGITS],
+        "digits": [as_text(images[i].tobytes()) for i in DIGITS],
         "controlPoints": spline.control_points.tolist(),
         "solution": solve(spline.control_points).tolist(),
     }
 
 
+def network_data():
+    return {"size": 28, "network": as_text(NETWORK.read_bytes())}
+
+
 def write(app, exception):
     if exception is None and app.builder.format == "html":
-        path = Path(app.outdir) / "_static" / "theta_data.js"
-        path.write_text(f"const THETA_DATA = {json.dumps(data())};\n", encoding="utf-8")
+        scripts = {"theta": theta_data} | ({"network": network_data} if NETWORK.exists() else {})
+        for name, data in scripts.items():
+            path = Path(app.outdir) / "_static" / f"{name}_data.js"
+            script = f"const {name.upper()}_DATA = {json.dumps(data())};\n"
+            path.write_text(script, encoding="utf-8")
+
+
+def leave_out(app, config):
+    if not NETWORK.exists():
+        config.exclude_patterns.append("learn/draw_digit.md")
 
 
 def setup(app):
+    app.connect("config-inited", leave_out)
     app.connect("build-finished", write)
     return {"parallel_read_safe": True}

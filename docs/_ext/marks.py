@@ -38,24 +38,29 @@ def marks(package: Path) -> dict[str, list[Mark]]:
 
 
 def excerpt(source: str, module: str, line: int) -> Mark:
+    lines = source.splitlines()
+    marked = line
+    while marked < len(lines) and lines[marked - 1].strip().startswith("#"):
+        marked += 1  # a comment of its own speaks of what follows
     function, names = None, []
-    node = statement = ast.parse(source)
+    node = statement = tree = ast.parse(source)
     while node is not None:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names.append(node.name)
             function = node
         statement = node
-        inside = [child for child in ast.walk(node) if child is not node and covers(child, line)]
+        inside = [child for child in ast.walk(node) if child is not node and covers(child, marked)]
         # The outermost statement inside: walk goes by levels.
         node = next((child for child in inside if isinstance(child, ast.stmt)), None)
-    first, last = statement.lineno, statement.end_lineno
+    first = min(line, getattr(statement, "lineno", line))
+    last = line if statement is tree else statement.end_lineno
     if function is not None:
         begin, end = function.lineno, function.end_lineno
         if end - begin < WHOLE:
             first, last = begin, end
         else:
             first, last = max(begin, first - AROUND), min(end, last + AROUND)
-    code = source.splitlines()[first - 1 : last]
+    code = lines[first - 1 : last]
     while code and not code[0].strip():
         code, first = code[1:], first + 1
     while code and not code[-1].strip():

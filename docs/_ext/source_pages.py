@@ -1,7 +1,8 @@
 """The package's source as pages of the site, each line with an anchor, and links that lead there.
 
 In a page's text a link to a file of the package, `../minist/nn.py`, works in the repository and is
-turned into one to the page; the API's [source] leads to the line.
+turned into one to its page here; one to another folder, which the site has not, into plain text.
+The API's [source] leads to the line.
 """
 
 import ast
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import minist
 
-PACKAGE = Path(minist.__file__).parent
+PACKAGE = Path(minist.__file__).resolve().parent
 FILES = {path.relative_to(PACKAGE.parent).as_posix(): path for path in PACKAGE.rglob("*.py")}
 
 
@@ -21,15 +22,21 @@ def url(file, line=None):
 
 
 def link_to_source(app, docname, source):
+    page = Path(app.srcdir, docname)
     up = "../" * docname.count("/")
 
     def link(match):
-        text, file = match[1], match[2].rstrip("/")
-        return f'<a class="reference internal" href="{up}{url(file)}">{text}</a>'
+        text, target = match.groups()
+        path = (page.parent / target).resolve()
+        if PACKAGE in path.parents and path.suffix == ".py":
+            address = url(path.relative_to(PACKAGE.parent).as_posix())
+        elif PACKAGE in path.parents and path.is_dir():
+            address = "source/index.html"
+        else:
+            return text if path.is_dir() else match[0]
+        return f'<a class="reference internal" href="{up}{address}">{text}</a>'
 
-    source[0] = re.sub(r"\[([^]]+)\]\((?:\.\./)+(minist/[\w/]+\.py)\)", link, source[0])
-    folder = rf'<a class="reference internal" href="{up}source/index.html">\1</a>'
-    source[0] = re.sub(r"\[([^]]+)\]\((?:\.\./)+minist/\w+/?\)", folder, source[0])
+    source[0] = re.sub(r"(?<!!)\[([^]]+)\]\(([^)#:\s]+)\)", link, source[0])
 
 
 def resolve(domain, info):
@@ -55,8 +62,9 @@ def pages(app):
         )
         page = url(file).removesuffix(".html")
         up = "../" * (page.count("/") - 1)
-        context = {"title": file, "parents": [{"link": f"{up}index.html", "title": "Source"}]}
-        yield page, context | {"body": f"<h1>{file}</h1>{body}"}, "page.html"
+        body = f'<h1>{file}</h1><div class="source-page">{body}</div>'
+        parents = [{"link": f"{up}index.html", "title": "Source"}]
+        yield page, {"title": file, "parents": parents, "body": body}, "page.html"
         promise = (ast.get_docstring(ast.parse(code)) or "").partition("\n")[0]
         items.append(f'<li><a href="{page[7:]}.html"><code>{file}</code></a> {promise}</li>')
     body = f'<h1>Source</h1><ul class="source">{"".join(items)}</ul>'

@@ -1,20 +1,18 @@
 // Drag theta: the grid of a transformation over a digit, and what is sampled there.
 //
-// The same few lines of arithmetic as in minist/spatial/, for one image: a grid T = M(theta) B,
-// Eq. (1) and the end of Sect. 3.2, and the sampler, Eq. (4) or (5). Digits and the thin plate
-// spline's solution come from minist, in theta_data.js, when the site is built.
+// A grid is T = M(theta) B (Eq. (1), and the end of Sect. 3.2); spatial.js samples there. Digits
+// and the thin plate spline's solution come from minist, in theta_data.js, when the site is built.
 "use strict";
 
 (() => {
   const { size, digits, controlPoints, solution } = THETA_DATA;
+  const { regularGrid, kernels, taps, inside, sample, paint, element, drawGrid } = SPATIAL;
   const half = (size - 1) / 2; // pixels in one unit of -1..1
   const view = 1.5; // units shown on each side of the middle
-  const lines = 8; // of the grid, each way
 
   // --- the grid --------------------------------------------------------------------------------
 
-  const axis = Array.from({ length: size }, (_, i) => i / half - 1);
-  const homogeneous = axis.flatMap((y) => axis.map((x) => [x, y, 1])); // B, pixel by pixel
+  const homogeneous = regularGrid(size); // B, pixel by pixel
   const spline = homogeneous.map(([x, y]) => splineBasis(x, y));
 
   // b(p) = S^T (phi(|p - c_1|), ..., 1, x, y)
@@ -27,8 +25,6 @@
     return controlPoints.map((_, i) => features.reduce((sum, f, j) => sum + f * solution[j][i], 0));
   }
 
-  const dot = (a, b) => a.reduce((sum, v, i) => sum + v * b[i], 0);
-
   // A family says what its identity is, where its grid lies, where its handles are, and what theta
   // becomes when one of them is dragged to a place.
   const corners = [[-1, -1], [1, -1], [1, 1], [-1, 1]];
@@ -36,7 +32,7 @@
     affine: {
       name: "Affine()",
       identity: [1, 0, 0, 0, 1, 0],
-      at: (t, [x, y, one]) => [t[0] * x + t[1] * y + t[2] * one, t[3] * x + t[4] * y + t[5] * one], // Eq. (1)
+      at: SPATIAL.affine, // Eq. (1)
       handles: (t) => [[0, 0], [1, 0], [0, -1], ...corners].map(([x, y]) => families.affine.at(t, [x, y, 1])),
       labels: ["middle: move", "right edge", "upper edge", ...Array(4).fill("corner: turn and scale")],
       drag([a, b, c, d, e, f], i, [x, y]) {
@@ -47,9 +43,9 @@
         const [u, v] = corners[i - 3];
         const q = [a * u + b * v, d * u + e * v];
         const p = [x - c, y - f];
-        const square = dot(q, q);
+        const square = q[0] * q[0] + q[1] * q[1];
         if (square < 1e-4) return [a, b, c, d, e, f];
-        const re = dot(p, q) / square;
+        const re = (p[0] * q[0] + p[1] * q[1]) / square;
         const im = (p[1] * q[0] - p[0] * q[1]) / square;
         return [re * a - im * d, re * b - im * e, c, im * a + re * d, im * b + re * e, f];
       },
@@ -117,77 +113,19 @@
     return corners.every(([x, y]) => theta[6] * x + theta[7] * y + 1 > 0.05) ? theta : null;
   }
 
-  // --- the sampler -----------------------------------------------------------------------------
-
-  const kernels = {
-    nearest: { taps: [[0, 0]], weights: () => [1], floor: (x) => Math.floor(x + 0.5) }, // Eq. (4)
-    bilinear: {
-      taps: [[0, 0], [1, 0], [0, 1], [1, 1]],
-      weights: (t, s) => [(1 - t) * (1 - s), t * (1 - s), (1 - t) * s, t * s], // Eq. (5)
-      floor: Math.floor,
-    },
-  };
-
-  // The pixels [m, n, weight] that a point (x, y) in -1..1 is made of.
-  function taps(kernel, [x, y]) {
-    // A point a rounding error beside a pixel is at the pixel, as in minist.
-    const px = Math.round((x + 1) * half * 1e9) / 1e9;
-    const py = Math.round((y + 1) * half * 1e9) / 1e9;
-    const m = kernel.floor(px);
-    const n = kernel.floor(py);
-    const weights = kernel.weights(px - m, py - n);
-    return kernel.taps.map(([i, j], k) => [m + i, n + j, weights[k]]);
-  }
-
-  const inside = (m, n) => m >= 0 && n >= 0 && m < size && n < size;
-
-  function sample(U, grid, kernel) {
-    return grid.map((point) =>
-      taps(kernel, point).reduce(
-        (sum, [m, n, weight]) => sum + (inside(m, n) ? weight * U[n * size + m] : 0), // Eq. (3)
-        0,
-      ),
-    );
-  }
-
   // --- the picture -----------------------------------------------------------------------------
 
   const figure = document.getElementById("theta-figure");
   const find = (name) => figure.querySelector(name);
   const svg = find("svg");
-  const state = { family: "affine", theta: families.affine.identity, digit: 0, kernel: "bilinear", probe: null };
-  const images = digits.map((text) => Array.from(atob(text), (c) => c.charCodeAt(0) / 255));
-
-  function paint(canvas, values) {
-    canvas.width = canvas.height = size;
-    const context = canvas.getContext("2d");
-    const picture = context.createImageData(size, size);
-    values.forEach((v, i) => {
-      const ink = Math.round(255 * (1 - Math.min(Math.max(v, 0), 1)));
-      picture.data.set([ink, ink, ink, 255], 4 * i);
-    });
-    context.putImageData(picture, 0, 0);
-  }
-
-  function element(name, attributes, parent) {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    parent.append(node);
-    return node;
-  }
-
-  const path = (points) => "M" + points.map(([x, y]) => `${x.toFixed(4)} ${y.toFixed(4)}`).join("L");
+  const state = { family: "affine", theta: families.affine.identity, image: null, kernel: "bilinear", probe: null };
 
   function draw() {
     const family = families[state.family];
-    const U = images[state.digit];
+    const U = state.image;
     const grid = homogeneous.map((p, i) => family.at(state.theta, p, spline[i]));
-    paint(find(".output canvas"), sample(U, grid, kernels[state.kernel]));
-    const places = Array.from({ length: lines }, (_, i) => Math.round((i * (size - 1)) / (lines - 1)));
-    const row = (n) => grid.slice(n * size, (n + 1) * size);
-    const column = (m) => axis.map((_, n) => grid[n * size + m]);
-    find(".lines").setAttribute("d", [...places.slice(1).map(row), ...places.map(column)].map(path).join(""));
-    find(".upper").setAttribute("d", path(row(0)));
+    paint(find(".output canvas"), sample(U, size, grid, kernels[state.kernel]), size);
+    drawGrid(svg, grid, size);
     family.handles(state.theta).forEach(([x, y], i) => {
       // Handles never leave the picture, so that they can be fetched back.
       const shown = [x, y].map((v) => Math.min(Math.max(v, 0.04 - view), view - 0.04));
@@ -218,14 +156,14 @@
     const [column, row] = [state.probe % size, Math.floor(state.probe / size)];
     Object.assign(mark.style, { left: `${(100 * column) / size}%`, top: `${(100 * row) / size}%` });
     const point = grid[state.probe];
-    const parts = taps(kernels[state.kernel], point).filter(([, , weight]) => weight > 0);
+    const parts = taps(kernels[state.kernel], point, size).filter(([, , weight]) => weight > 0);
     for (const [m, n, weight] of parts) {
       const [x, y] = [m / half - 1, n / half - 1];
       element("rect", { x: x - 0.5 / half, y: y - 0.5 / half, width: 1 / half, height: 1 / half, "fill-opacity": weight }, group);
     }
     element("circle", { cx: point[0], cy: point[1], r: 0.02 }, group);
-    const terms = parts.map(([m, n, weight]) => `${weight.toFixed(2)} · ${inside(m, n) ? U[n * size + m].toFixed(2) : "0"}`);
-    const value = parts.reduce((sum, [m, n, weight]) => sum + (inside(m, n) ? weight * U[n * size + m] : 0), 0);
+    const terms = parts.map(([m, n, weight]) => `${weight.toFixed(2)} · ${inside(m, n, size) ? U[n * size + m].toFixed(2) : "0"}`);
+    const value = parts.reduce((sum, [m, n, weight]) => sum + (inside(m, n, size) ? weight * U[n * size + m] : 0), 0);
     const place = point.map((v) => ((v + 1) * half).toFixed(2)).join(", ");
     find(".sum").textContent = `V at pixel (${column}, ${row}) is U at (${place}): ${terms.join(" + ")} = ${value.toFixed(2)}`;
   }
@@ -294,7 +232,7 @@
   function probe(event) {
     const box = output.querySelector("canvas").getBoundingClientRect();
     const [column, row] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((v) => Math.floor(v * size));
-    change({ probe: inside(column, row) ? row * size + column : null });
+    change({ probe: inside(column, row, size) ? row * size + column : null });
   }
   output.addEventListener("pointermove", probe);
   output.addEventListener("pointerdown", probe);
@@ -305,19 +243,9 @@
   find("[name=family]").addEventListener("change", (event) => choose(event.target.value));
   find("[name=kernel]").addEventListener("change", (event) => change({ kernel: event.target.value }));
   find(".identity").addEventListener("click", () => change({ theta: families[state.family].identity }));
-  images.forEach((image, i) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.setAttribute("aria-label", `digit ${i + 1}`);
-    const canvas = document.createElement("canvas");
-    paint(canvas, image);
-    button.append(canvas);
-    button.addEventListener("click", () => {
-      paint(find(".input canvas"), image);
-      find(".digits").querySelectorAll("button").forEach((b, j) => b.setAttribute("aria-pressed", j === i));
-      change({ digit: i });
-    });
-    find(".digits").append(button);
+  SPATIAL.digitButtons(find(".digits"), digits, size, (image) => {
+    paint(find(".input canvas"), image, size);
+    change({ image });
   });
 
   find(".digits button").click();
