@@ -231,14 +231,15 @@ class Function:
         return output
 
 
-def _as_tensors(inputs: Sequence[Any]) -> list[Tensor | None]:
+def _as_tensors(inputs: Sequence[Any]) -> Sequence[Tensor | None]:
     """Inputs as tensors of one device; a number takes the dtype of the tensors beside it."""
-    tensors = (x for x in inputs if isinstance(x, Tensor))
-    like = max(tensors, key=lambda x: x.dtype.kind == "f", default=None)  # a floating one if any
-    tensors = [x if isinstance(x, Tensor) or x is None else _beside(x, like) for x in inputs]
-    if len({x.device for x in tensors if x is not None}) > 1:
+    tensors = [x for x in inputs if isinstance(x, Tensor)]
+    if len(tensors) < len(inputs):
+        like = max(tensors, key=lambda x: x.dtype.kind == "f", default=None)  # floating if any
+        inputs = [x if isinstance(x, Tensor) or x is None else _beside(x, like) for x in inputs]
+    if len({is_cupy(x.data) for x in inputs if x is not None}) > 1:
         raise ValueError('inputs lie on different devices; move one of them, as in x.to("cuda")')
-    return tensors
+    return inputs
 
 
 def _beside(value: Any, like: Tensor | None) -> Tensor:
