@@ -11,7 +11,7 @@ from minist import Tensor, cli, manual_seed, optim
 from minist.datasets import MNIST, Images, solids
 from minist.experiments.volume import Volume
 from minist.models.volume import MODELS, XRays, build
-from minist.training import Run, load_trained, train, training_step
+from minist.training import Run, RunError, load_trained, train, training_step
 from minist.training import loop as loop_module
 
 QUICK = Volume(epochs=2, limit=96, batch_size=32, micro_batch=16, filters=2, size=21)
@@ -142,3 +142,9 @@ def test_test_volumes_do_not_depend_on_the_seed_of_the_run(few_test_digits):
     for (a, labels), (b, others) in zip(*parts, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(labels, others)
+
+
+def test_a_run_of_an_experiment_that_is_not_known_says_so(tmp_path):
+    Run(tmp_path).write_config({**QUICK.record(), "command": "tesseract"})
+    with pytest.raises(RunError, match="of the experiment 'tesseract', which is not imported"):
+        load_trained(tmp_path)

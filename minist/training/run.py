@@ -100,7 +100,7 @@ class Run:
         try:
             return Experiment.recorded(self.read_config())
         except (TypeError, ValueError) as error:
-            raise RunError(f"{self.config} is damaged: {error}") from None
+            raise RunError(f"{self.config} cannot be used: {error}") from None
 
     def settings_as_begun(
         self, asked: Mapping[str, Any], kind: type[Experiment] = Settings

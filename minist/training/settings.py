@@ -140,12 +140,19 @@ class Experiment:
 
     @staticmethod
     def recorded(values: Mapping[str, Any]) -> Experiment:
-        """The experiment, of whatever kind, that `record` gave these values of."""
+        """The experiment, of whatever kind, that `record` gave these values of.
+
+        Its class must have been imported, or it is a ValueError.
+        """
         kinds = {kind.command: kind for kind in Experiment.__subclasses__()}
-        command = values.get("command", Settings.command)
+        values = dict(values)
+        command = values.pop("command", Settings.command)
         if command not in kinds:
-            raise ValueError(f"unknown command {command}; there are {', '.join(kinds)}")
-        return kinds[command].of({k: v for k, v in values.items() if k != "command"})
+            raise ValueError(
+                f"it is of the experiment {command!r}, which is not imported; known are "
+                + ", ".join(kinds)
+            )
+        return kinds[command].of(values)
 
 
 @dataclass(frozen=True)
