@@ -343,7 +343,7 @@ def animation(figures: Iterable[Figure], frames_per_second: float = 6.0) -> byte
     for figure in figures:
         png = BytesIO()
         figure.savefig(png, format="png")
-        frames.append(Image.open(png).convert("RGB").quantize(48, dither=Image.Dither.NONE))
+        frames.append(Image.open(png).convert("RGB").quantize(32, dither=Image.Dither.NONE))
     pause = round(1000 / frames_per_second)
     gif = BytesIO()
     frames[0].save(
