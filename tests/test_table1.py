@@ -332,6 +332,14 @@ def test_the_picture_shows_what_only_the_st_network_gets_right(tmp_path):
     assert len(drawn) == 3 * len(case.labels)
 
 
+def test_the_readme_shows_the_table_as_it_is():
+    readme = ROOT / "README.md"
+    if not (ROOT / "docs" / "results").is_dir():
+        pytest.skip("not a clone of the repository")
+    table = table1.as_table(Table(ROOT / "docs" / "results", ROOT / "nowhere").read())
+    assert f"<!-- table 1 -->\n\n{table}\n" in readme.read_text()
+
+
 def test_the_page_in_the_docs_is_what_its_results_say():
     table = Table(ROOT / "docs" / "results", ROOT / "nowhere")
     if not table.results.is_dir():
