@@ -52,7 +52,7 @@ class Tensor:
     data : numpy.ndarray or cupy.ndarray
         Shared, not copied.
     requires_grad : bool
-        Whether `backward` shall leave a gradient in `grad`. Floating arrays only.
+        Whether `backward` shall leave a gradient in `grad`. Floating arrays only, else a TypeError.
 
     Attributes
     ----------
@@ -165,10 +165,11 @@ class Tensor:
 
 
 def tensor(data: Any, requires_grad: bool = False, device: str | None = None) -> Tensor:
-    """A tensor from an array, a number or nested lists.
+    """A tensor from data: an array, a number, nested lists or another tensor.
 
     An array keeps its dtype; Python numbers and lists become float32; a tensor gives a new leaf.
     An array already on `device` (default: where it is, lists on the CPU) is shared, not copied.
+    With requires_grad, `backward` leaves a gradient in it; a TypeError if it is not floating.
     """
     if isinstance(data, Tensor):
         data = data.data
@@ -230,14 +231,15 @@ class Function:
         return output
 
 
-def _as_tensors(inputs: Sequence[Any]) -> list[Tensor | None]:
+def _as_tensors(inputs: Sequence[Any]) -> Sequence[Tensor | None]:
     """Inputs as tensors of one device; a number takes the dtype of the tensors beside it."""
-    tensors = (x for x in inputs if isinstance(x, Tensor))
-    like = max(tensors, key=lambda x: x.dtype.kind == "f", default=None)  # a floating one if any
-    tensors = [x if isinstance(x, Tensor) or x is None else _beside(x, like) for x in inputs]
-    if len({x.device for x in tensors if x is not None}) > 1:
+    tensors = [x for x in inputs if isinstance(x, Tensor)]
+    if len(tensors) < len(inputs):
+        like = max(tensors, key=lambda x: x.dtype.kind == "f", default=None)  # floating if any
+        inputs = [x if isinstance(x, Tensor) or x is None else _beside(x, like) for x in inputs]
+    if len({is_cupy(x.data) for x in inputs if x is not None}) > 1:
         raise ValueError('inputs lie on different devices; move one of them, as in x.to("cuda")')
-    return tensors
+    return inputs
 
 
 def _beside(value: Any, like: Tensor | None) -> Tensor:
@@ -271,10 +273,11 @@ def _describe(value: Any) -> str:
 
 
 def grad(output: Tensor, inputs: Sequence[Tensor], grad: Any = None) -> list[Array]:
-    """d(output)/d(input) for each input, returned instead of added to `input.grad`.
+    """d(output)/d(input) for each of the inputs, returned instead of added to `input.grad`.
 
-    Inputs are leaves or results on the way to the output; one that the output does not depend on
-    gets zeros. Several threads may call it on graphs that share their leaves.
+    They are leaves or results on the way to the output; one that the output does not depend on
+    gets zeros. `grad` is dL/d(output), 1 for a scalar. Several threads may call it on graphs that
+    share their leaves.
 
     Raises ValueError if an input does not require a gradient, and as `Tensor.backward` does.
     """

@@ -42,7 +42,8 @@ keep_freed_memory()
 
 def is_cupy(array: Array) -> bool:
     """True for an array of CuPy, told from its type alone."""
-    return type(array).__module__.partition(".")[0] == "cupy"
+    kind = type(array)
+    return kind is not np.ndarray and kind.__module__.partition(".")[0] == "cupy"
 
 
 def array_module(array: Array) -> ModuleType:

@@ -127,15 +127,29 @@ def parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser(
         "benchmark",
-        help="time a training step beside PyTorch",
-        description="Time a training step of the same network in minist and, where it is "
-        "installed, in PyTorch, in turns.",
+        help="time minist beside PyTorch and JAX",
+        description="Time operations, training steps, inference and distortions, in turns with "
+        "the peers that are installed, and print a table.",
     )
     bench.set_defaults(command=benchmark_command)
-    bench.add_argument("--model", default="st-cnn", choices=["cnn", "st-cnn"])
     bench.add_argument("--batch-size", type=int, default=256, help="images a step (default: 256)")
-    bench.add_argument("--steps", type=int, default=15, help="a turn (default: 15)")
-    bench.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
+    bench.add_argument(
+        "--peer",
+        action="append",
+        choices=["PyTorch", "channels_last", "compiled", "JAX", "none"],
+        help="race only this one; may be given again (default: all that are installed)",
+    )
+    bench.add_argument(
+        "--only", default="*", metavar="PATTERN", help='rows like this, as in "step*cnn*28"'
+    )
+    bench.add_argument("--quick", action="store_true", help="28x28 only, and short turns")
+    bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    bench.add_argument(
+        "--growth",
+        type=Path,
+        metavar="PNG",
+        help="draw how the time per image grows with batch, image and threads, and nothing else",
+    )
 
     info = commands.add_parser(
         "info",
@@ -273,7 +287,14 @@ def table1_command(options: argparse.Namespace) -> None:
 def benchmark_command(options: argparse.Namespace) -> None:
     from . import benchmark
 
-    print(benchmark.run(options.model, options.batch_size, options.steps, options.rounds))
+    peers = benchmark.installed()
+    if options.peer is not None:
+        peers = [peer for peer in options.peer if peer != "none"]
+    if options.growth:
+        benchmark.growth.draw(options.growth, peers[:1], options.quick)
+        print(f"picture {options.growth}")
+    else:
+        benchmark.run(options.batch_size, peers, options.only, options.quick, options.json)
 
 
 def info_command(options: argparse.Namespace) -> None:
@@ -307,7 +328,7 @@ def layers_of(options: argparse.Namespace) -> str:
     for layer in models.layers(model, (1, size, size)):
         shape = " x ".join(map(str, layer.output))
         rows.append((layer.name, layer.layer, shape, f"{layer.parameters:,}"))
-    rows.append(("", "", "", f"{model.num_parameters():,}"))
+    rows.append(("", "", "", f"{model.count_parameters():,}"))
     a, b, c, d = (max(len(row[i]) for row in rows) for i in range(4))
     return "\n".join(f"{w:{a}}  {x:{b}}  {y:>{c}}  {z:>{d}}" for w, x, y, z in rows)
 

@@ -27,7 +27,10 @@ from .functional.normalisation import BatchNorm, batch_statistics, update_statis
 
 
 class Parameter(Tensor):
-    """A tensor that a module learns; float32 from numbers and lists."""
+    """A tensor that a module learns; data as for `tensor`, float32 from numbers and lists.
+
+    With requires_grad=False it is kept, saved and moved with the module, but not learnt.
+    """
 
     def __init__(self, data: Any, requires_grad: bool = True):
         super().__init__(tensor(data).data, requires_grad)
@@ -50,13 +53,19 @@ def small_uniform(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def he_uniform(shape: tuple[int, ...]) -> np.ndarray:
-    """For layers followed by ReLU (He et al., 2015): keeps variance, 2 / fan_in."""
+    """For layers followed by ReLU (He et al., 2015): keeps variance, 2 / fan_in.
+
+    Shape (out, in) or (F, C, kh, kw); drawn from the thread's generator, float32.
+    """
     bound = math.sqrt(6 / _fans(shape)[0])
     return generator().uniform(-bound, bound, shape).astype(np.float32)
 
 
 def glorot_uniform(shape: tuple[int, ...]) -> np.ndarray:
-    """For layers without ReLU (Glorot and Bengio, 2010): variance 2 / (fan_in + fan_out)."""
+    """For layers without ReLU (Glorot and Bengio, 2010): variance 2 / (fan_in + fan_out).
+
+    Shape (out, in) or (F, C, kh, kw); drawn from the thread's generator, float32.
+    """
     bound = math.sqrt(6 / sum(_fans(shape)))
     return generator().uniform(-bound, bound, shape).astype(np.float32)
 
@@ -159,22 +168,26 @@ class Module:
                 yield path, parameter
 
     def parameters(self) -> list[Parameter]:
+        """All parameters, of this module and of those inside, each once."""
         return [parameter for _, parameter in self.named_parameters()]
 
-    def num_parameters(self) -> int:
+    def count_parameters(self) -> int:
         """How many numbers the module learns."""
-        return sum(parameter.size for parameter in self.parameters())
+        return sum(p.size for p in self.parameters() if p.requires_grad)
 
     def zero_grad(self) -> None:
+        """Forget all gradients."""
         for parameter in self.parameters():
             parameter.grad = None
 
     def train(self, mode: bool = True) -> Module:
+        """Set `training` here and in all modules inside; returns the module."""
         for _, module in self.named_modules():
             module.training = mode
         return self
 
     def eval(self) -> Module:
+        """The opposite of `train`: dropout does nothing, batch norm uses its running statistics."""
         return self.train(False)
 
     def to(self, device: str) -> Module:
@@ -251,7 +264,10 @@ def _parameter_names(module: Module) -> Iterator[str]:
 
 
 class Sequential(Module):
-    """Modules one after the other; `net[i]` is the i-th, parameters are named "i.name"."""
+    """Modules one after the other; `net[i]` is the i-th, parameters are named "i.name".
+
+    Raises TypeError if one of the layers is no Module.
+    """
 
     def __init__(self, *layers: Module):
         for i, layer in enumerate(layers):
@@ -294,7 +310,20 @@ class Linear(Module):
 class Conv2d(Module):
     """Convolution (see `F.conv2d`): (N, C, H, W) to (N, F, H', W').
 
-    `weight` (F, C / groups, kh, kw), `bias` (F,).
+    `weight` (F, C / groups, kh, kw), `bias` (F,), or none with bias=False.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        C and F.
+    kernel_size, stride, padding, dilation : int or (int, int)
+    groups : int
+
+    Raises
+    ------
+    ValueError
+        If channels cannot be cut into groups, or a size is out of range; in forward, if the
+        images do not fit.
     """
 
     def __init__(
@@ -439,6 +468,19 @@ class BatchNorm1d(Module):
 
     In training through `minist.training` a step is cut into micro-batches, and the statistics are
     those of a micro-batch.
+
+    Parameters
+    ----------
+    num_features : int
+        C.
+    eps, momentum : float
+
+    Raises
+    ------
+    ValueError
+        For less than one feature; in forward, if x has another shape.
+    TypeError
+        In forward, if x is not floating.
     """
 
     buffers = ("running_mean", "running_var", "num_batches_tracked")
@@ -477,6 +519,7 @@ class BatchNorm1d(Module):
         )
 
     def track(self, mean: Array, var: Array, count: int) -> None:
+        """Move the running statistics towards a batch's, whose channels had `count` elements."""
         update_statistics(self.running_mean, self.running_var, mean, var, count, self.momentum)
         self.num_batches_tracked += 1
 
@@ -494,12 +537,12 @@ class BatchNorm2d(BatchNorm1d):
 
 
 def save(module: Module, path: str | os.PathLike) -> None:
-    """Write a module's `state_dict` to a safetensors file, which PyTorch reads as well."""
+    """Write a module's `state_dict` to a safetensors file at `path`, which PyTorch reads, too."""
     save_arrays(module.state_dict(), path)
 
 
 def load(module: Module, path: str | os.PathLike) -> Module:
-    """Read a safetensors file into a module, and return the module.
+    """Read the safetensors file at `path` into a module, and return the module.
 
     Raises
     ------

@@ -155,7 +155,9 @@ def _listed(params: Any) -> list[Any]:
 class SGD(Optimizer):
     """Stochastic gradient descent (Sect. 4.1), with momentum m as in PyTorch.
 
-    v <- m v + g;   w <- w - lr v,   or with Nesterov   w <- w - lr (g + m v).
+    params are parameters or groups, as of `Optimizer`; lr and the rest are settings of a group.
+
+    v <- m v + g;   w <- w - lr v,   or with nesterov   w <- w - lr (g + m v).
     weight_decay d adds d w to g.
     """
 
@@ -196,6 +198,9 @@ class SGD(Optimizer):
 
 class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015).
+
+    params are parameters or groups, as of `Optimizer`; the rest are settings of a group, betas =
+    (b1, b2) among them.
 
     m <- b1 m + (1 - b1) g;   v <- b2 v + (1 - b2) g^2;
     w <- w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps),  t the parameter's own step.
@@ -273,9 +278,11 @@ class Schedule:
         self.t = 0
 
     def factor(self, t: int) -> float:
+        """What the rates are multiplied by at step t; a subclass says it."""
         raise NotImplementedError
 
     def step(self) -> None:
+        """Go on to the next step's rates."""
         self.t += 1
         self.apply()
 
@@ -285,15 +292,20 @@ class Schedule:
             group["lr"] = lr * self.factor(self.t)
 
     def state_dict(self) -> dict[str, Any]:
+        """The number of steps, and the rates that are multiplied."""
         return {"t": self.t, "base": list(self.base)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
         self.t, self.base = state["t"], list(state["base"])
         self.apply()
 
 
 class StepLR(Schedule):
-    """Times gamma after every `step_size` steps: the paper's schedule with gamma = 0.1."""
+    """The optimizer's rates times gamma after every `step_size` steps: the paper's schedule.
+
+    Raises ValueError for a step_size below 1.
+    """
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1):
         if step_size < 1:
@@ -307,7 +319,7 @@ class StepLR(Schedule):
 
 
 class CosineLR(Schedule):
-    """From the full rate to `final` times it along half a cosine, over `steps` steps."""
+    """The optimizer's rates to `final` times themselves along half a cosine, over `steps` steps."""
 
     def __init__(self, optimizer: Optimizer, steps: int, final: float = 0.0):
         super().__init__(optimizer)

@@ -1,10 +1,19 @@
 """Fixtures that several test files share."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from minist import Tensor
 from minist.backend import require_cupy
+
+# An example may take its time: a busy machine is no fault of the code.
+settings.register_profile("minist", deadline=None)
+settings.load_profile("minist")
 
 
 def pytest_collection_modifyitems(items):
@@ -69,3 +78,19 @@ def assert_same_as_torch(rng):
                 np.testing.assert_allclose(x.grad, other.grad.numpy(), **close)
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The built documentation, a folder of pages."""
+    for package in ("sphinx", "myst_parser", "furo", "math_core", "ziamath"):
+        pytest.importorskip(package, reason="the site needs pip install -e '.[docs]'")
+    folder = tmp_path_factory.mktemp("site")
+    docs = Path(__file__).parents[1] / "docs"
+    build = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", docs, folder],
+        capture_output=True,
+        text=True,
+    )
+    assert build.returncode == 0, build.stderr
+    return folder

@@ -29,6 +29,8 @@ FUNCTIONS = {
     "reflected power": lambda x: 2.0**x,
     "cube": lambda x: x**3,
     "exp": F.exp,
+    "sin": F.sin,
+    "cos": F.cos,
     "log": lambda x: F.log(positive(x)),
     "sqrt": lambda x: F.sqrt(positive(x)),
     "abs": F.abs,
@@ -150,6 +152,16 @@ def test_the_slope_of_zero_to_the_b_is_its_limit():
     assert b.grad.tolist() == [0.0, 0.0]
 
 
+def test_sine_and_cosine_by_hand():
+    x = Tensor(np.array([0.0, np.pi / 6, np.pi / 2, -np.pi]), requires_grad=True)
+    np.testing.assert_allclose(F.sin(x).numpy(), [0, 0.5, 1, 0], atol=1e-15)
+    np.testing.assert_allclose(F.cos(x).numpy(), [1, 0.75**0.5, 0, -1], atol=1e-15)
+    (of_sine,) = minist.grad(F.sin(x).sum(), [x])
+    (of_cosine,) = minist.grad(F.cos(x).sum(), [x])
+    np.testing.assert_allclose(of_sine, [1, 0.75**0.5, 0, -1], atol=1e-15)
+    np.testing.assert_allclose(of_cosine, [0, -0.5, -1, 0], atol=1e-15)
+
+
 def test_bounds_belong_to_the_inside_of_clip_and_kinks_have_slope_zero():
     x = Tensor(np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), requires_grad=True)
     (of_clip,) = minist.grad(F.clip(x, -1.0, 1.0).sum(), [x])
@@ -224,6 +236,8 @@ def test_operators_agree_with_torch(assert_same_as_torch, rng, name):
 
 TORCH = {
     "exp": lambda F: lambda x: F.exp(x),
+    "sin": lambda F: lambda x: F.sin(3.0 * x),
+    "cos": lambda F: lambda x: F.cos(3.0 * x),
     "log": lambda F: lambda x: F.log(positive(x)),
     "sqrt": lambda F: lambda x: F.sqrt(positive(x)),
     "abs": lambda F: lambda x: F.abs(x),
@@ -294,6 +308,15 @@ def test_sum_and_mean_are_linear_and_their_backward_the_adjoint(x, data):
     axis = data.draw(hnp.valid_tuple_axes(x.ndim))
     assert_adjoint(lambda x: x.sum(axis=axis), x, data)
     assert_adjoint(lambda x: x.mean(axis=axis), x, data)
+
+
+@given(x=arrays())
+def test_sine_and_cosine_lie_on_a_circle_and_turn_into_one_another(x):
+    leaf = Tensor(x, requires_grad=True)
+    sine, cosine = F.sin(leaf), F.cos(leaf)
+    np.testing.assert_allclose((sine * sine + cosine * cosine).numpy(), 1, rtol=1e-14)
+    np.testing.assert_array_equal(minist.grad(sine.sum(), [leaf])[0], cosine.numpy())
+    np.testing.assert_array_equal(minist.grad(F.cos(leaf).sum(), [leaf])[0], -sine.numpy())
 
 
 # --- errors -------------------------------------------------------------------------------------

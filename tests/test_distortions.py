@@ -6,6 +6,7 @@ import pytest
 from minist import datasets, spatial
 from minist.datasets import DISTORTIONS, distort
 from minist.datasets.distortions import homography
+from minist.training import TEST_SEED
 
 SIZES = {"R": 28, "RTS": 42, "P": 28, "E": 28, "T": 84, "TC": 60}
 every_kind = pytest.mark.parametrize("kind", DISTORTIONS)
@@ -296,3 +297,28 @@ def test_theta_of_a_homography_takes_the_corners_back():
 def test_what_cannot_be_distorted(shape, kind, options, words):
     with pytest.raises(ValueError, match=f"^distort: {words}"):
         distort(np.zeros(shape), kind, generator(), **options)
+
+
+# The ink of the first ten test digits, and of each of the first four its sum weighted by cos(i) for
+# pixel i. Sums, not bytes: machines may differ in the last digit of a bilinear sample.
+FIRST_IMAGES = {
+    "R": (908.19, [-0.457, -0.797, -0.645, 1.938]),
+    "RTS": (824.79, [-0.678, -1.34, -1.206, 1.596]),
+    "P": (628.50, [-0.637, -1.463, -0.04, -1.402]),
+    "E": (776.49, [1.75, -0.93, 0.443, 0.067]),
+    "T": (908.28, [-1.74, -0.156, -1.249, 0.262]),
+    "TC": (1297.01, [2.126, 2.437, 0.362, 3.99]),
+}
+
+
+@pytest.mark.parametrize("kind", DISTORTIONS)
+def test_the_test_set_is_always_the_same(kind):
+    """A table whose digits changed unnoticed would compare nothing."""
+    digits = datasets.MNIST(train=False)
+    thousand = datasets.Images(digits.images[:1000], digits.labels[:1000])
+    images, labels = datasets.distorted(thousand, kind, TEST_SEED)
+    flat = images[:10].reshape(10, -1).astype(np.float64)
+    ink, weighted = FIRST_IMAGES[kind]
+    assert flat.sum() == pytest.approx(ink, abs=0.02)
+    np.testing.assert_allclose((flat @ np.cos(np.arange(flat.shape[1])))[:4], weighted, atol=2e-3)
+    assert labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]

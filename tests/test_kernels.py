@@ -750,3 +750,15 @@ def test_a_horizon_widens_no_point_that_sees_nothing_or_has_a_near_neighbour():
     np.testing.assert_allclose(width, 1.0)
     x[0, 2] = 1.0  # three pixels further
     np.testing.assert_allclose(sampler.footprint(x, 9, 1.0, True), [1, 1, 3, 1, 1, 1])
+
+
+def test_the_slope_at_the_border_does_not_depend_on_the_rest_of_the_batch(rng):
+    """An identity beside a fourfold reduction, which widens the kernel of its own points only."""
+    u = rng.normal(size=(1, 1, 8, 8))
+    grids = np.concatenate([identity((8, 8)), 0.1 * identity((8, 8)), 4 * identity((8, 8))])
+    alone = Tensor(grids[:2].copy(), requires_grad=True)
+    beside = Tensor(grids, requires_grad=True)
+    for grid in (alone, beside):
+        spatial.grid_sample(u, grid, padding_mode="border", antialias=True).sum().backward()
+    np.testing.assert_allclose(beside.grad[:2], alone.grad, atol=1e-12)
+    assert not alone.grad[0, :, 0, 0].any()

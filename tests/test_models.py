@@ -37,16 +37,16 @@ def images(n, distortion="R"):
     ],
 )
 def test_how_much_a_network_learns(name, transformation, count):
-    assert models.build(name, transformation).num_parameters() == count
+    assert models.build(name, transformation).count_parameters() == count
 
 
 @every_network
 @pytest.mark.parametrize("distortion", SIZES)
 def test_the_networks_of_a_column_are_equal_in_size(name, transformation, distortion):
     """Localisation nets included, as the paper compares them."""
-    base = models.build("cnn", distortion=distortion).num_parameters()
+    base = models.build("cnn", distortion=distortion).count_parameters()
     network = models.build(name, transformation, distortion)
-    assert network.num_parameters() == pytest.approx(base, rel=0.025)
+    assert network.count_parameters() == pytest.approx(base, rel=0.025)
 
 
 def test_counting_leaves_the_random_numbers_alone():
@@ -144,7 +144,7 @@ def test_every_layer_is_told_of_once_and_every_parameter_counted(name, transform
     model = models.build(name, transformation, "RTS", filters=2, units=5)
     before = model(images(2, "RTS")).numpy()
     told = models.layers(model, (1, 42, 42))
-    assert sum(layer.parameters for layer in told) == model.num_parameters()
+    assert sum(layer.parameters for layer in told) == model.count_parameters()
     assert len({layer.name for layer in told}) == len(told)
     assert told[-1].output == (10,)
     if name.startswith("st-"):

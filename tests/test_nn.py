@@ -89,7 +89,7 @@ def test_every_parameter_has_one_name_also_where_modules_share_it():
     net = Twins()
     names = ["scale", "first.weight", "first.bias", "heads.0.weight", "heads.0.bias"]
     assert [name for name, _ in net.named_parameters()] == [*names, "heads.1.weight"]
-    assert net.num_parameters() == 1 + 12 + 8 + 3
+    assert net.count_parameters() == 1 + 12 + 8 + 3
     assert net.parameters()[1] is net.second.weight
 
 

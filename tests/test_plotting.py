@@ -1,10 +1,16 @@
 """Pictures: what is drawn is where it should be."""
 
+from io import BytesIO
+from itertools import combinations
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from PIL import Image
 
+import minist.functional as F
 from minist import plotting, spatial, tensor
 from minist.experiments import figures
 from minist.spatial import kernels
@@ -130,6 +136,28 @@ def test_a_gallery_draws_each_grid_over_the_image_and_what_is_seen_below():
     np.testing.assert_allclose(scatter.get_offsets(), corners, atol=1e-12)
 
 
+def test_a_gallery_has_the_image_s_shape_and_may_have_titles_of_its_own():
+    affine = spatial.Affine()
+    square, wide = (
+        plotting.gallery(np.zeros(size), [(affine, affine.identity())], titles=["at rest"])
+        for size in ((8, 8), (8, 16))
+    )
+    assert square.axes[0].get_title() == "at rest"
+    assert wide.get_figheight() < square.get_figheight()
+
+
+def test_rows_of_a_basis_share_one_scale_and_0_is_white():
+    x, y, one = spatial.regular_grid((5, 7)).reshape(3, 5, 7)
+    figure = plotting.basis([x, 0.5 * y, one], titles=["x", "y", "1"])
+    assert [ax.get_title() for ax in figure.axes] == ["x", "y", "1"]
+    images = [ax.images[0] for ax in figure.axes]
+    np.testing.assert_array_equal(images[0].get_array(), x)
+    assert {image.get_clim() for image in images} == {(-1.0, 1.0)}
+    np.testing.assert_allclose(images[0].to_rgba(np.zeros(1))[0], 1, atol=0.01)
+    (line,) = [c for c in figure.axes[0].collections if len(c.get_paths())]
+    np.testing.assert_allclose(line.get_paths()[0].vertices[:, 0], 3)  # x = 0: the middle column
+
+
 def test_kernel_curves_are_k_and_its_derivative():
     figure = plotting.kernel_curves([kernels.Bilinear(), kernels.Bicubic(a=-0.5)])
     above, below = figure.axes[0], figure.axes[2]
@@ -153,6 +181,71 @@ def test_the_figure_of_kinks_shows_the_slope_at_each_pixel():
     np.testing.assert_allclose(dots["reflection"][2:4, 1], [3, -4], atol=1e-12)
 
 
+def test_basins_show_the_loss_and_where_a_descent_went():
+    shifts = [-2.0, 0.0, 2.0]
+    figure = plotting.basins(shifts, {"soft": [4.0, 0.0, 2.0]}, {"soft": ([2.0, 1.0], [2.0, 1.0])})
+    (ax,) = figure.axes
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[-2, 1], [0, 0], [2, 0.5]])
+    path, end = ax.collections
+    np.testing.assert_allclose(path.get_offsets(), [[2, 0.5], [1, 0.25]])
+    np.testing.assert_allclose(end.get_offsets(), [[1, 0.25]])
+    assert to_hex(end.get_facecolor()[0]) == plotting.ORANGE.lower()
+
+
+# --- a transformer that learns ------------------------------------------------------------------
+
+
+def test_a_film_has_a_row_for_each_moment_grids_left_outputs_right():
+    affine = spatial.Affine()
+    images = np.random.default_rng(0).random((2, 1, 9, 9))
+    wide, half = ([[s, 0.0, 0.0, 0.0, s, 0.0]] * 2 for s in (1.0, 0.5))
+    grids = [affine.grid(np.array(theta), (9, 9)) for theta in (wide, half)]
+    outputs = [np.full((2, 1, 9, 9), value) for value in (0.25, 0.75)]
+    figure = plotting.film(images, grids, outputs, ["step 0", "step 9"])
+    left, right = figure.subfigs
+    assert len(left.axes) == len(right.axes) == 4
+    assert [left.axes[i].get_ylabel() for i in (0, 2)] == ["step 0", "step 9"]
+    for i, image in enumerate(images):
+        np.testing.assert_array_equal(left.axes[i].images[0].get_array(), image[0])
+    framed = np.concatenate([vertices for vertices, _ in lines_of(left.axes[2])])
+    np.testing.assert_allclose([framed.min(), framed.max()], [2, 6])
+    assert [ax.images[0].get_array()[0, 0] for ax in right.axes] == [0.25, 0.25, 0.75, 0.75]
+
+
+def test_theta_over_training_has_a_line_for_each_image_and_their_mean():
+    thetas = np.arange(12.0).reshape(3, 2, 2)  # steps, images, parameters
+    figure = plotting.theta_curves([0, 5, 9], thetas, ["s", "angle"])
+    assert [ax.get_title() for ax in figure.axes] == ["s", "angle"]
+    *images, mean = figure.axes[1].lines
+    assert [list(line.get_ydata()) for line in images] == [[1, 5, 9], [3, 7, 11]]
+    np.testing.assert_allclose(mean.get_xydata(), [[0, 2], [5, 6], [9, 10]])
+
+
+def test_what_was_recovered_stands_against_what_is_true():
+    true = np.array([0.0, 1.0, 2.0])
+    figure = plotting.recovered({"angle": (true, 2 * true), "scale": (true, tensor(-true))})
+    assert [ax.get_title() for ax in figure.axes] == ["angle, r = 1.00", "scale, r = -1.00"]
+    np.testing.assert_allclose(figure.axes[0].collections[0].get_offsets()[2], [2, 4])
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), [[0, 0], [2, 2]])
+
+
+def test_an_animation_shows_one_figure_after_the_other_and_rests_on_the_last():
+    figures = []
+    for shade in (0.0, 0.5, 1.0):
+        figure = Figure(figsize=(1, 0.5), dpi=60)
+        plotting.draw_image(figure.add_axes((0, 0, 1, 1)), np.full((2, 4), shade))
+        figures.append(figure)
+    gif = Image.open(BytesIO(plotting.animation(figures, frames_per_second=5)))
+    assert (gif.format, gif.size, gif.n_frames) == ("GIF", (60, 30), 3)
+    shades, durations = [], []
+    for i in range(3):
+        gif.seek(i)
+        shades.append(gif.convert("L").getpixel((30, 15)))
+        durations.append(gif.info["duration"])
+    assert shades[0] > 250 and 100 < shades[1] < 150 and shades[2] < 5
+    assert durations == [200, 200, 2000]
+
+
 def test_reductions_stand_beside_the_image():
     image = np.eye(8)
     figure = plotting.reductions(image, [("half", image[::2, ::2])])
@@ -164,6 +257,126 @@ def test_the_figures_of_the_docs_can_be_drawn_again(name, tmp_path, monkeypatch)
     monkeypatch.setattr(figures, "FIGURES", {name: figures.FIGURES[name]})
     figures.main(tmp_path)
     assert (tmp_path / f"{name}.png").read_bytes()[1:4] == b"PNG"
+
+
+# --- graphs, maps and curves --------------------------------------------------------------------
+
+
+def boxes(figure):
+    """The text of each box, and the centre of its left and right side, in the figure's units."""
+    ax = figure.axes[0]
+    found = {}
+    for patch, text in zip(
+        [p for p in ax.patches if isinstance(p, FancyBboxPatch)],
+        [t for t in ax.texts if t.get_va() == "center"],
+        strict=True,
+    ):
+        x, y, w, h = patch.get_x(), patch.get_y(), patch.get_width(), patch.get_height()
+        assert text.get_text() not in found
+        found[text.get_text()] = (x, y, x + w, y + h)
+    return found
+
+
+def arrows(figure):
+    """(text at its tail, text at its head) of every arrow, by where it ends."""
+    found = []
+    for patch in figure.axes[0].patches:
+        if not isinstance(patch, FancyArrowPatch):
+            continue
+        tail, *_, head = patch._path_original.vertices
+
+        def nearest(point):
+            def distance(box):
+                low, high = np.array(box[:2]), np.array(box[2:])
+                return np.linalg.norm(np.maximum(0, np.maximum(low - point, point - high)))
+
+            return min(boxes(figure).items(), key=lambda item: distance(item[1]))[0]
+
+        found.append((nearest(tail), nearest(head)))
+    return sorted(found)
+
+
+@pytest.fixture(params=["Graphviz", "Matplotlib"])
+def layout_by(request, monkeypatch):
+    if request.param == "Matplotlib":
+        monkeypatch.setattr(plotting.shutil, "which", lambda name: None)
+    elif plotting.shutil.which("dot") is None:
+        pytest.skip("Graphviz is not installed")
+
+
+@pytest.mark.usefixtures("layout_by")
+def test_a_graph_shows_each_operation_and_leaf_once_and_each_use():
+    x, w = tensor(2.0, requires_grad=True), tensor(np.ones((2, 3)), requires_grad=True)
+    y = x * x
+    z = (w * y).sum() + y
+    z.backward(retain_graph=True)
+    figure = plotting.graph(z, {"x": x, "y": y, "w": w, "z": z})
+    leaf, square, result = "x = 2\ngrad 28", "Multiply\ny = 4", "Add\nz = 28"
+    assert set(boxes(figure)) == {leaf, "w\n2x3", square, "Multiply", "Sum", result}
+    assert arrows(figure) == sorted(
+        [
+            (leaf, square),
+            (leaf, square),
+            ("w\n2x3", "Multiply"),
+            (square, "Multiply"),
+            ("Multiply", "Sum"),
+            ("Sum", result),
+            (square, result),
+        ]
+    )
+    sizes = [t.get_text() for t in figure.axes[0].texts if t.get_va() != "center"]
+    assert sizes == ["2x3"]
+
+
+@pytest.mark.usefixtures("layout_by")
+def test_boxes_of_a_graph_lie_apart_and_inputs_to_the_left():
+    x, w, b, v = (tensor(np.ones((2, 2)), requires_grad=True) for _ in range(4))
+    figure = plotting.graph((F.tanh(x @ w + b) * v - w).mean(), {"x": x, "w": w, "b": b, "v": v})
+    found = boxes(figure)
+    for a, b in combinations(found.values(), 2):
+        assert a[0] > b[2] or b[0] > a[2] or a[1] > b[3] or b[1] > a[3]
+    for tail, head in arrows(figure):
+        assert found[tail][2] < found[head][0]
+
+
+def test_there_is_no_graph_without_a_history_or_after_it_was_freed():
+    x = tensor(2.0, requires_grad=True)
+    y = x * x
+    y.backward()
+    for freed in (x, y):
+        with pytest.raises(ValueError, match="retain_graph=True"):
+            plotting.graph(freed)
+
+
+def test_feature_maps_share_one_scale_around_white():
+    maps = np.arange(-3.0, 9.0).reshape(3, 2, 2)
+    figure = plotting.feature_maps(maps, ["a", "b", "c"], columns=2)
+    shown = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title() for ax in shown] == ["a", "b", "c"]
+    for ax, picture in zip(shown, maps, strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), picture)
+        assert ax.images[0].get_clim() == (-8, 8)
+    assert to_hex(plotting.SIGNED(0.5)) == "#ffffff"
+    assert to_hex(plotting.SIGNED(0.0)) == plotting.BLUE.lower()
+
+
+@pytest.mark.parametrize(("shape", "names"), [((2, 3, 4, 4), ()), ((2, 4, 4), ["a"])])
+def test_feature_maps_say_what_they_expect(shape, names):
+    with pytest.raises(ValueError, match=r"expected maps \(K, H, W\)"):
+        plotting.feature_maps(np.zeros(shape), names)
+
+
+def test_a_run_looks_the_same_in_every_panel_of_curves():
+    figure = plotting.curves(
+        {"loss": {"a": [3, 2], "b": [4, 1]}, "error": {"b": [9, 8]}}, x=[10, 20, 30]
+    )
+    loss, error = figure.axes
+    assert (loss.get_title(), error.get_title()) == ("loss", "error")
+    a, b = loss.lines
+    assert list(a.get_xdata()) == [10, 20]
+    assert list(b.get_ydata()) == [4, 1]
+    assert error.lines[0].get_color() == b.get_color() != a.get_color()
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["a", "b"]
 
 
 # --- volumes ---

@@ -10,8 +10,23 @@ from minist import cli, datasets
 from minist.datasets import Images
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    *sorted(
+        page
+        for page in DOCS.rglob("*.md")
+        if not {DOCS / "_build", DOCS / "tutorials"} & set(page.parents)  # made by the build
+    ),
+    ROOT / "tutorials/README.md",
+]
+
+
+def name(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=name)
 
 
 def blocks(page, kind):
@@ -30,11 +45,16 @@ def test_python_examples_run(code, monkeypatch, capsys):
         assert len(theta.strip("[]\n").split()) == 6
 
 
-@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
-def test_the_examples_of_a_page_run_one_after_the_other(page):
+EXAMPLE = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=name)
+def test_the_examples_of_a_page_run_one_after_the_other(page, capsys):
+    """And print what the page says they print."""
     names = {}
-    for code in blocks(page, "python"):
+    for code, printed in EXAMPLE.findall(page.read_text(encoding="utf-8")):
         exec(compile(code, page.name, "exec"), names)
+        assert capsys.readouterr().out == printed
 
 
 COMMANDS = [line for page in PAGES for text in blocks(page, "sh") for line in text.splitlines()]

@@ -5,7 +5,7 @@ import pytest
 
 from minist import Tensor, gradcheck, spatial
 from minist.spatial.grid import regular_grid
-from minist.spatial.thin_plate import features, solve
+from minist.spatial.thin_plate import SplineBasis, radial, solve
 
 LATTICES = [(2, 2), (4, 4), (2, 3), (5, 3), (8, 8)]
 every_lattice = pytest.mark.parametrize(("rows", "cols"), LATTICES)
@@ -39,6 +39,33 @@ def test_scipy_agrees_on_the_lattice(rng, rows, cols):
 
 
 @every_lattice
+def test_scipy_agrees_at_points_of_ones_own(rng, rows, cols):
+    """Inside and beyond the lattice, on the control points too."""
+    interpolate = pytest.importorskip("scipy.interpolate")
+    spline = spatial.ThinPlateSpline(rows, cols)
+    theta = spline.identity() + rng.normal(0, 0.2, (2, spline.num_parameters))
+    points = rng.uniform(-1.5, 1.5, (2, 4, 5, 2))
+    points[:, 0, 0], points[:, 0, 1] = spline.control_points[[0, -1]]
+    seen = spline.transform(theta, points).numpy()
+    for values, own, found in zip(theta, points, seen, strict=True):
+        oracle = interpolate.RBFInterpolator(
+            spline.control_points, values.reshape(-1, 2), kernel="thin_plate_spline"
+        )
+        expected = oracle(own.reshape(-1, 2)).reshape(own.shape)
+        np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+@every_lattice
+def test_the_gradient_at_a_control_point_is_no_quotient_of_zeros(rng, rows, cols):
+    """r^2 log r^2 is flat at r = 0."""
+    spline = spatial.ThinPlateSpline(rows, cols)
+    theta = Tensor(spline.identity()[None] + rng.normal(0, 0.2, (1, spline.num_parameters)))
+    points = Tensor(spline.control_points[None], requires_grad=True)
+    # Beside a control point the slope changes by about eps log(eps).
+    assert gradcheck(lambda p: spline.transform(theta, p), points, eps=1e-7, rtol=1e-4, atol=1e-4)
+
+
+@every_lattice
 def test_control_points_look_where_theta_says(rng, rows, cols):
     """With an output pixel on each control point, the grid is theta."""
     spline = spatial.ThinPlateSpline(rows, cols)
@@ -49,8 +76,8 @@ def test_control_points_look_where_theta_says(rng, rows, cols):
 
 def test_control_points_of_ones_own_are_exact(rng):
     points, values = scattered(rng, 9), rng.normal(size=(9, 2))
-    at_points = np.concatenate([points.T, np.ones((1, 9))])
-    found = values.T @ solve(points).T @ features(points, at_points)
+    basis = SplineBasis.apply(points.T[None], centres=points, solution=solve(points))
+    found = values.T @ basis.numpy()[0]
     np.testing.assert_allclose(found, values.T, atol=1e-9)
 
 
@@ -83,9 +110,8 @@ def test_what_is_added_to_the_plane_dies_out():
 def test_of_all_interpolants_it_bends_least(rng):
     """Bending energy w^T Phi w: a bent plate stores some, an affine map none."""
     points = scattered(rng, 8)
-    phi = features(points, np.concatenate([points.T, np.ones((1, 8))]))[:8]
     w = solve(points)[:8]
-    energy = w.T @ phi @ w
+    energy = w.T @ radial(points, points) @ w
     assert np.linalg.eigvalsh(energy).min() > -1e-9
     affine_map = 1 + 2 * points[:, 0] - 3 * points[:, 1]
     assert affine_map @ energy @ affine_map == pytest.approx(0, abs=1e-8)
@@ -139,7 +165,13 @@ def test_control_points_that_do_not_fix_the_plane(points, words):
         spatial.tps_grid(np.zeros((1, 2 * len(points))), (1, 1, 3, 4), points)
 
 
-@pytest.mark.parametrize("shape", [(1, 9), (1, 8), (2, 5), (1, 4, 2)])
+@pytest.mark.parametrize("size", [(1, 1, 2, 3, 4), (1, 1, 3)])
+def test_a_spline_moves_the_plane(rng, size):
+    with pytest.raises(ValueError, match=r"moves the plane|the size of a grid is \(H', W'\)"):
+        spatial.tps_grid(np.zeros((1, 10)), size, scattered(rng, 5))
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (1, 8), (2, 5), (1, 4, 2), (10,)])
 def test_a_theta_that_does_not_fit_its_points(rng, shape):
     with pytest.raises(ValueError, match=r"tps_grid: 5 control points need theta \(N, 10\)"):
         spatial.tps_grid(np.zeros(shape), (1, 1, 3, 4), scattered(rng, 5))

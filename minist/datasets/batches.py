@@ -24,7 +24,7 @@ Make = Callable[[Images, np.random.Generator], Images]
 
 
 def split(data: Images, held_out: int) -> tuple[Images, Images]:
-    """All but the last `held_out` images, and those: to train on, and to choose by.
+    """data without its last `held_out` images, and those: to train on, and to choose by.
 
     Raises ValueError unless 0 <= held_out < N.
     """
@@ -53,14 +53,20 @@ def in_turn(
     seed: int | Sequence[int],
     at_once: int = 1000,
 ) -> Iterator[Images]:
-    """A fixed set of examples, the same for the same seed, in order, so many at once."""
+    """The examples of data in their order, `at_once` at a time, each distorted once and for all.
+
+    distortion as of `batches`; the same for the same seed.
+    """
     rng, make = np.random.default_rng(seed), maker(distortion)
     for i in range(0, max(len(data.labels), 1), at_once):
         yield make(Images(data.images[i : i + at_once], data.labels[i : i + at_once]), rng)
 
 
 def distorted(data: Images, kind: str | None, seed: int | Sequence[int]) -> Images:
-    """A fixed distorted set, the same for the same seed; only converted where kind is None."""
+    """data, each image distorted once and for all, the same for the same seed: (N, 1, H', W').
+
+    kind is one of `DISTORTIONS`; with None images are only converted to float32 in 0..1.
+    """
     # A thousand at a time: the grids of all at once would take ten times the images' memory.
     parts = list(in_turn(data, kind, seed))
     xp = array_module(data.images)

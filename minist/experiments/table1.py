@@ -30,12 +30,13 @@ from tqdm import tqdm
 
 from .. import plotting
 from ..autograd import Tensor, no_grad
-from ..backend import num_threads, require_cupy
-from ..datasets import MNIST
+from ..backend import Array, num_threads, require_cupy
+from ..datasets import MNIST, Images, distorted
 from ..models import MODELS, width
 from ..training import (
     RECIPES,
     TABLE,
+    TEST_SEED,
     Run,
     RunError,
     Settings,
@@ -232,8 +233,9 @@ class Table:
         with explained(place):
             place.mkdir(parents=True, exist_ok=True)
             (place / "table1.csv").write_text(as_csv(found))
+            plotting.contact_sheet(first_digits()).savefig(place / "table1-digits.png")
             if found:
-                plotting.curves(curves(found)).savefig(place / "table1-curves.png")
+                plotting.table1_curves(curves(found)).savefig(place / "table1-curves.png")
             cases = [case for d in DISTORTIONS if (case := self.case(d)) is not None]
             if cases:
                 plotting.cases(cases).savefig(place / "table1-cases.png")
@@ -345,7 +347,7 @@ def result(run: Run) -> dict[str, Any]:
     return {
         "settings": asdict(settings),
         "test_error": run.test_error(),
-        "parameters": model.num_parameters(),
+        "parameters": model.count_parameters(),
         "images_seen": images_seen(settings),
         "seconds": round(seconds),
         "machine": machine(settings.device),
@@ -485,6 +487,14 @@ def as_csv(found: Iterable[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def first_digits(n: int = 12) -> dict[str, Array]:
+    """The first test digits as each distortion shows them: distortion -> (n, 1, H, W)."""
+    digits = MNIST(train=False)
+    # A thousand, as the whole set is made: the order of its random numbers depends on it.
+    some = Images(digits.images[:1000], digits.labels[:1000])
+    return {d: distorted(some, d, TEST_SEED).images[:n] for d in DISTORTIONS}
+
+
 def curves(found: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
     """Distortion -> network -> training error by epoch, of the first seed."""
     picture: dict[str, dict[str, list[float]]] = {}
@@ -553,6 +563,14 @@ missing and writes this page, [the table as CSV](table1.csv) and the pictures; `
 from the files in [results/](results), one for each finished job, with its settings and learning \
 curve; only the numbers in brackets are the paper's.
 
+## The digits
+
+The first test digits as the networks get them: turned (R); turned, scaled and moved (RTS); \
+projected (P); bent (E); moved and cluttered (TC). Training digits are distorted anew each time \
+they are seen, test digits once and for all.
+
+![Digits of each distortion](table1-digits.png)
+
 {seen}## What differs from the paper's training
 
 The paper trained each network for 150,000 steps of 256 images, 38 million images, by plain SGD \
@@ -560,7 +578,7 @@ The paper trained each network for 150,000 steps of 256 images, 38 million image
 
 {recipes}
 
-Every image is distorted anew each time it is seen. All was chosen on 10,000 training digits held \
+All was chosen on 10,000 training digits held \
 back, never on the test digits. The networks of a column have equally many parameters, within \
 2.5 %: as many as a CNN with 48 filters, about 120,000 on 28x28, where the paper speaks of \
 400,000; see `minist info MODEL`. RTS is halved to 21x21 behind the transformer, which leaves 1x1 \

@@ -107,25 +107,31 @@ def relu(x: Any) -> Tensor:
 
 
 def leaky_relu(x: Any, negative_slope: float = 0.01) -> Tensor:
-    """x where it is positive, else negative_slope * x."""
+    """Element by element, x where it is positive, else negative_slope * x."""
     return LeakyReLU.apply(x, negative_slope=negative_slope)
 
 
 def sigmoid(x: Any) -> Tensor:
-    """1 / (1 + exp(-x)), in 0..1."""
+    """1 / (1 + exp(-x)), in 0..1, element by element."""
     return Sigmoid.apply(x)
 
 
 def tanh(x: Any) -> Tensor:
-    """Hyperbolic tangent, in -1..1."""
+    """Hyperbolic tangent of each element of x, in -1..1."""
     return Tanh.apply(x)
 
 
 def softmax(x: Any, dim: int = -1) -> Tensor:
-    """Positive numbers that sum to 1 along an axis: exp(x) normalised. Stable for any x."""
+    """Positive numbers that sum to 1 along the axis `dim`: exp(x) normalised, in the shape of x.
+
+    Stable for any x.
+    """
     return Softmax.apply(x, dim=dim)
 
 
 def log_softmax(x: Any, dim: int = -1) -> Tensor:
-    """The logarithm of softmax, computed without forming it. Stable for any x."""
+    """The logarithm of the softmax along the axis `dim`, in the shape of x.
+
+    Computed without forming the softmax; stable for any x.
+    """
     return LogSoftmax.apply(x, dim=dim)

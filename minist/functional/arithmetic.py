@@ -447,7 +447,7 @@ def abs_(x: Any) -> Tensor:
 
 
 def clip(x: Any, low: float | None = None, high: float | None = None) -> Tensor:
-    """Each element, or the bound it exceeds; no gradient beyond a bound.
+    """Each element, or the bound it exceeds, `low` or `high`; no gradient beyond a bound.
 
     Raises ValueError if both bounds are None.
     """
@@ -455,17 +455,21 @@ def clip(x: Any, low: float | None = None, high: float | None = None) -> Tensor:
 
 
 def sum_(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Sum over the axes, all by default."""
+    """Sum over an axis or several, all by default; `keepdims` leaves them in the shape, as 1."""
     return Sum.apply(x, axis=axis, keepdims=keepdims)
 
 
 def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Mean over the axes, all by default."""
+    """Mean over an axis or several, all by default; `keepdims` leaves them in the shape, as 1."""
     return Mean.apply(x, axis=axis, keepdims=keepdims)
 
 
 def max_(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Largest element over the axes, all by default; ties go to the first in reading order."""
+    """Largest element over an axis or several, all by default.
+
+    Ties go to the first in reading order; `keepdims` leaves the axes in the shape, as 1. Raises
+    ValueError where there is no element.
+    """
     return Max.apply(x, axis=axis, keepdims=keepdims)
 
 
@@ -478,7 +482,10 @@ def reshape(x: Any, *shape: Any) -> Tensor:
 
 
 def transpose(x: Any, *axes: Any) -> Tensor:
-    """The axes in the order given, reversed by default (as `numpy.transpose`)."""
+    """The axes in the order given, reversed by default (as `numpy.transpose`): another shape.
+
+    Raises ValueError unless each axis is named once.
+    """
     return Transpose.apply(x, axes=_unpacked(axes) or None)
 
 
@@ -486,13 +493,29 @@ permute = transpose  # PyTorch's name
 
 
 def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
-    """Tensors joined along an axis that they have. Raises ValueError if other axes differ."""
+    """Tensors joined along an axis that they have.
+
+    Raises ValueError if their shapes differ along another, or there is none to join.
+    """
     return Concatenate.apply(*tensors, axis=axis)
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
-    """Tensors of one shape joined along a new axis."""
+    """Tensors of one shape joined along a new axis. Raises ValueError if shapes differ."""
     return Stack.apply(*tensors, axis=axis)
+
+
+def astype(x: Any, dtype: Any) -> Tensor:
+    """The same elements in another floating type; the gradient comes back in the old one."""
+    return Cast.apply(x, dtype=dtype)
+
+
+def to(x: Any, device: str) -> Tensor:
+    """The same elements on a device, "cpu" or "cuda"; the gradient comes back to the old one.
+
+    Raises RuntimeError where CuPy or a GPU is missing, ValueError for another device.
+    """
+    return Move.apply(x, device=device)
 
 
 def _unpacked(sizes: tuple) -> tuple[int, ...]:
@@ -533,8 +556,7 @@ Tensor.exp, Tensor.log, Tensor.sqrt, Tensor.clip = exp, log, sqrt, clip
 Tensor.sum, Tensor.mean, Tensor.max = sum_, mean, max_
 Tensor.reshape, Tensor.transpose, Tensor.permute = reshape, transpose, permute
 Tensor.T = property(transpose)
-Tensor.astype = lambda x, dtype: Cast.apply(x, dtype=dtype)
-Tensor.to = lambda x, device: Move.apply(x, device=device)
+Tensor.astype, Tensor.to = astype, to
 
 
 def _plain(index: Any) -> Any:

@@ -86,6 +86,8 @@ class SquaredError(Binary):
 def mse_loss(prediction: Any, target: Any, reduction: str = "mean") -> Tensor:
     """(prediction - target)^2, of two tensors of one shape.
 
+    reduction is "mean", "sum" or "none".
+
     Raises ValueError if the shapes differ: they are not broadcast, since a forgotten axis would
     pair every prediction with every target.
     """
@@ -105,6 +107,7 @@ def triplet_hinge_loss(
     anchor, positive, negative : (N, D)
     margin : float
         In squared units of the encoding.
+    reduction : "mean", "sum" or "none"
     """
     near = SquaredError.apply(anchor, positive).sum(axis=-1)
     far = SquaredError.apply(anchor, negative).sum(axis=-1)

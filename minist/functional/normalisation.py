@@ -89,6 +89,8 @@ def batch_norm(
         Scale and shift.
     training : bool
         Normalise by the batch (also where there are no running statistics).
+    eps : float
+        Added to the variance, so that a constant channel divides nothing by 0.
 
     Raises
     ------

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..autograd import Function, Tensor
 from ..backend import Array, array_module
-from .convolution import Pair, check_images, pair, strided
+from .convolution import Pair, check_images, pair
+from .lowering import strided
 
 
 class Pool(Function):
@@ -58,11 +59,6 @@ class Pool(Function):
         )
         return [padded[:, :, row, column] for row in rows for column in columns]
 
-    @property
-    def overlap(self) -> bool:
-        """Whether a pixel can be in two windows."""
-        return any(k > s for k, s in zip(self.kernel, self.stride, strict=True))
-
     def crop(self, padded: Array) -> Array:
         (h, w), (ph, pw) = self.size_in, self.padding
         return padded[:, :, ph : ph + h, pw : pw + w]
@@ -72,36 +68,49 @@ class MaxPool2d(Pool):
     """y = the largest x of each window;  dL/dx = g there, 0 elsewhere.
 
     Ties go to the first in reading order. (On the black background of a digit they are the common
-    case.) So g is handed along the window: the first x equal to y takes it, and what is left, all
-    or nothing, goes on to the next.
+    case.) Which place of its window that is, is settled in the forward, while the image is in the
+    cache; the backward needs no more than one bit for each pixel.
     """
 
     border = -np.inf
 
     def forward(self, x: Array, **window: Any) -> Array:
         xp = array_module(x)
-        self.x = self.place(x, **window)
-        self.y, *views = self.views(self.x)
-        if not views:
-            self.y = self.y.copy(order="K")
-        for i, view in enumerate(views):
+        padded = self.place(x, **window)
+        y, *others = views = self.views(padded)
+        if not others:
+            y = y.copy(order="K")
+        for i, view in enumerate(others):
             # The first maximum makes a new array, the others go into it.
-            self.y = xp.maximum(self.y, view, out=self.y if i else None)
-        return self.y
+            y = xp.maximum(y, view, out=y if i else None)
+        if self.needs_grad[0]:
+            self.padded_shape = padded.shape
+            self.chosen = first_equal(views, y)
+        return y
 
     def backward(self, grad: Array) -> Array:
         xp = array_module(grad)
-        grad_x = xp.zeros_like(self.x)
-        views, grad_views = self.views(self.x), self.views(grad_x)
-        for view, grad_view in zip(views[:-1], grad_views, strict=False):
-            if self.overlap:
-                taken = grad * (view == self.y)
-                grad_view += taken
-            else:
-                taken = xp.multiply(grad, view == self.y, out=grad_view)
-            grad = grad - taken
-        grad_views[-1][...] += grad
+        h, w = (n * k for n, k in zip(self.size_out, self.kernel, strict=True))
+        if self.kernel == self.stride and self.padded_shape[2:] == (h, w):  # each pixel once
+            grad_x = xp.empty_like(grad, shape=self.padded_shape)
+            for chosen, view in zip(self.chosen, self.views(grad_x), strict=True):
+                xp.multiply(grad, chosen, out=view)
+        else:
+            grad_x = xp.zeros_like(grad, shape=self.padded_shape)
+            for chosen, view in zip(self.chosen, self.views(grad_x), strict=True):
+                view += grad * chosen
         return self.crop(grad_x)
+
+
+def first_equal(views: list[Array], y: Array) -> list[Array]:
+    """For each view whether it is the first that holds y; the last, if no other does (NaN)."""
+    chosen = []
+    free = True
+    for view in views[:-1]:
+        first = (view == y) & free
+        chosen.append(first)
+        free = free ^ first
+    return [*chosen, free]
 
 
 class AvgPool2d(Pool):

@@ -12,6 +12,7 @@ from .distorted_mnist import (
     layers,
     width,
 )
+from .trained import pretrained
 
 __all__ = [
     "CNN",
@@ -23,5 +24,6 @@ __all__ = [
     "STNetwork",
     "build",
     "layers",
+    "pretrained",
     "width",
 ]

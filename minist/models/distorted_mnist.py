@@ -45,7 +45,10 @@ FILTERS = 48  # of the CNN that sets the size of all; the paper's have 32 to 64
 
 
 class FCN(nn.Sequential):
-    """Fully connected: two hidden layers of `units`, and the classifier."""
+    """Fully connected: two hidden layers of `units`, and the classifier.
+
+    Takes images (N, *in_shape), in_shape (C, H, W), and gives logits (N, classes).
+    """
 
     def __init__(self, in_shape: tuple[int, int, int], units: int, classes: int = CLASSES):
         channels, h, w = in_shape
@@ -65,6 +68,9 @@ class CNN(nn.Sequential):
     Pooling rounds up, so that 21x21 is enough: 13x13 after the first convolution, 7x7 pooled, 1x1
     after the second. Each ReLU stands after the pooling: the two may be exchanged, and a quarter is
     left to do.
+
+    Takes images (N, *in_shape), in_shape (C, H, W), and gives logits (N, classes); `filters` in
+    each convolution. Raises ValueError for smaller images.
     """
 
     def __init__(self, in_shape: tuple[int, int, int], filters: int, classes: int = CLASSES):
@@ -155,17 +161,18 @@ def build(
 def width(name: str, transformation: str = "affine", distortion: str | None = "R") -> int:
     """Filters, or units, with which a network has as many parameters as the CNN of its column.
 
-    A classifier's parameters are a quadratic in its width, so three narrow ones tell it.
+    name, transformation and distortion as of `build`. A classifier's parameters are a quadratic in
+    its width, so three narrow ones tell it.
     """
     check_names(name, transformation, distortion)
     if name == "cnn":
         return FILTERS
     with random_state(np.random.default_rng(0)):  # counted, and thrown away
-        target = classifier_of("cnn", distortion, FILTERS).num_parameters()
+        target = classifier_of("cnn", distortion, FILTERS).count_parameters()
         if name.startswith("st-"):
-            target -= transformer_of(name, transformation, distortion).num_parameters()
+            target -= transformer_of(name, transformation, distortion).count_parameters()
         narrow = [1, 2, 3]
-        counts = [classifier_of(name, distortion, w).num_parameters() for w in narrow]
+        counts = [classifier_of(name, distortion, w).count_parameters() for w in narrow]
     return round(max(np.roots(np.polyfit(narrow, counts, 2) - [0, 0, target])))
 
 
@@ -205,7 +212,7 @@ class Layer(NamedTuple):
 
 
 def layers(model: nn.Module, in_shape: tuple[int, ...]) -> list[Layer]:
-    """The layers of a network, in the order in which images of a shape (C, H, W) pass them.
+    """The layers of a model, in the order in which images of in_shape (C, H, W) pass them.
 
     A transformer stands in one line, behind its localisation net, for its grid and sampler.
     """

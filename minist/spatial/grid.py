@@ -1,6 +1,6 @@
 """The parameterised sampling grid (Sect. 3.2): from theta to the points that are looked at.
 
-Every transformation here has the form at the end of Sect. 3.2,
+Every transformation here, but for two in a row, has the form at the end of Sect. 3.2,
 
     T_theta(G) = M(theta) B,
 
@@ -26,6 +26,7 @@ seen in it to the left.)
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -73,15 +74,21 @@ def regular_axis(n: int, align_corners: bool = True) -> np.ndarray:
     return (2 * pixels - (n - 1)) / extent if n else pixels
 
 
-@lru_cache(maxsize=64)
 def regular_grid(size: Size, align_corners: bool = True) -> np.ndarray:
     """The regular grid G of Sect. 3.2 in homogeneous coordinates: rows x, y (, z) and 1.
 
-    size (H', W') gives (3, H' W'), size (D', H', W') gives (4, D' H' W'); float64, read-only.
+    size (H', W') gives (3, H' W'), size (D', H', W') gives (4, D' H' W'); float64, read-only. With
+    align_corners -1 and 1 are the centres of the border pixels, else their outer edges.
     Raises ValueError for a size with fewer or more sides.
     """
+    size = tuple(size)
     if len(size) not in (2, 3):
         raise ValueError(f"the size of a grid is (H', W') or (D', H', W'), not {size}")
+    return _regular_grid(size, align_corners)
+
+
+@lru_cache(maxsize=64)
+def _regular_grid(size: Size, align_corners: bool) -> np.ndarray:
     axes = [regular_axis(n, align_corners) for n in size]
     coordinates = np.meshgrid(*axes, indexing="ij")[::-1]
     grid = np.stack([*(c.ravel() for c in coordinates), np.ones(coordinates[0].size)])
@@ -100,6 +107,15 @@ def floating(theta: Any) -> Tensor:
 def pixels_per_unit(n: int, align_corners: bool) -> float:
     """Of an axis of n pixels: d pixel / d coordinate, half of what -1..1 spans."""
     return (n - 1 if align_corners else n) / 2
+
+
+def to_pixels(x: Array, n: int, align_corners: bool) -> Array:
+    """Coordinates in -1..1 as pixels of an axis of n, 0 at the centre of the first.
+
+    In this order of operations: x (n - 1) / 2 + (n - 1) / 2 comes out at a whole number for nearly
+    all of a regular axis, (x + 1) (n - 1) / 2 misses a quarter of them by rounding.
+    """
+    return x * pixels_per_unit(n, align_corners) + (n - 1) / 2
 
 
 class Transformation(nn.Module):
@@ -135,18 +151,19 @@ class Transformation(nn.Module):
         Parameters
         ----------
         theta : (N, num_parameters)
-        size : (H', W')
+        size : (H', W'), or of volumes (D', H', W')
         align_corners : bool
             Whether -1 and 1 are the centres of the border pixels, or their outer edges.
 
         Returns
         -------
-        (N, H', W', 2), the last axis (x, y) in normalised coordinates
+        (N, H', W', 2), the last axis (x, y) in normalised coordinates; of volumes
+        (N, D', H', W', 3), (x, y, z)
 
         Raises
         ------
         ValueError
-            If theta has another width, or size other than two sides.
+            If theta has another width, or size another number of sides.
         TypeError
             If theta is not floating.
         """
@@ -172,13 +189,11 @@ class Transformation(nn.Module):
         """
         m = self.matrix(self.checked(theta))
         points = points if isinstance(points, Tensor) else tensor(points)
-        n, *between, d = points.shape
-        if n != len(m) or d != self.dimensions:
-            raise ValueError(
-                f"{self!r}: {len(m)} theta need points ({len(m)}, ..., {self.dimensions}), "
-                f"not {points.shape}"
-            )
-        seen = m @ self.basis_at(points.reshape(n, -1, d).transpose(0, 2, 1))
+        n, d = len(m), self.dimensions
+        if points.ndim < 2 or (points.shape[0], points.shape[-1]) != (n, d):
+            raise ValueError(f"{self!r}: {n} theta need points ({n}, ..., {d}), not {points.shape}")
+        between = points.shape[1:-1]
+        seen = m @ self.basis_at(points.reshape(n, prod(between), d).transpose(0, 2, 1))
         return self.divide(seen.transpose(0, 2, 1).reshape(n, *between, seen.shape[1]))
 
     @no_grad()
@@ -187,13 +202,15 @@ class Transformation(nn.Module):
         device of `like`."""
         known = self.__dict__.setdefault("_bases", {})
         key = (size, align_corners, like.dtype, like.device)
-        if key not in known:
-            if len(known) >= 16:
-                known.clear()
+        basis = known.get(key)
+        if basis is None:
             points = regular_grid(size, align_corners)[: self.dimensions]
             basis = self.basis_at(Tensor(points[None])).data[0]
-            known[key] = array_module(like.data).asarray(basis, dtype=like.dtype)
-        return known[key]
+            basis = array_module(like.data).asarray(basis, dtype=like.dtype)
+            if len(known) >= 16:
+                known.clear()  # other threads hold what they found
+            known[key] = basis
+        return basis
 
     def checked(self, theta: Any) -> Tensor:
         """theta as a tensor of the right shape, or a ValueError."""
@@ -220,6 +237,10 @@ class Transformation(nn.Module):
         """T_self(T_other(G)): two warps in one, first that of `self`, then that of `other`."""
         return Composition(self, other)
 
+    def framed(self, theta: Any, align_corners: bool) -> Tensor:
+        """A grid from -1 to 1, the border of the output in either convention."""
+        return self.grid(theta, (17, 17), align_corners=True)
+
     @no_grad()
     def outline(self, theta: Any, size: Size, align_corners: bool = True) -> Array:
         """The border of what is looked at, in pixels of an input of `size`.
@@ -232,20 +253,25 @@ class Transformation(nn.Module):
 
         Returns
         -------
-        (N, 64, 2) array of (x, y), clockwise from the upper left corner
+        (N, 64, 2) array of (x, y), clockwise from the upper left corner; of a `LinearBasis` its
+        own border pixels
+
+        Raises
+        ------
+        ValueError
+            In three dimensions, or as `grid` does.
         """
-        side = 17
-        # The outer border of the output: with align_corners its first and last pixels' centres.
-        grid = self.grid(theta, (side, side), align_corners=True).data
-        walk = np.arange(side - 1)
-        rows = np.concatenate([0 * walk, walk, 0 * walk + side - 1, walk[::-1] + 1])
-        columns = np.concatenate([walk, 0 * walk + side - 1, walk[::-1] + 1, 0 * walk])
+        if self.dimensions != 2:
+            raise ValueError(f"{self!r}: an outline is one of two dimensions")
+        grid = self.framed(theta, align_corners).data
+        h, w = grid.shape[1:3]
+        down, across = np.arange(h - 1), np.arange(w - 1)
+        rows = np.concatenate([0 * across, down, 0 * across + h - 1, down[::-1] + 1])
+        columns = np.concatenate([across, 0 * down + w - 1, across[::-1] + 1, 0 * down])
         xp = array_module(grid)
-        half, centre = (
-            xp.asarray([f(n) for n in reversed(size)], dtype=grid.dtype)
-            for f in (lambda n: pixels_per_unit(n, align_corners), lambda n: (n - 1) / 2)
-        )
-        return grid[:, xp.asarray(rows), xp.asarray(columns)] * half + centre
+        border = grid[:, xp.asarray(rows), xp.asarray(columns)]
+        along = [to_pixels(border[..., i], n, align_corners) for i, n in enumerate(reversed(size))]
+        return xp.stack(along, axis=-1)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
@@ -255,7 +281,9 @@ class Composition(Transformation):
     """T_a(T_b(G)), made by `a @ b`: one grid, and one sampling, for two warps in a row.
 
     theta (N, a.num_parameters + b.num_parameters), those of a first. The points that b looks at
-    are where a looks from, so a gradient goes to both.
+    are where a looks from, so a gradient goes to both. A spline or mesh on the left is evaluated at
+    every point of every image, on the right once. Raises ValueError if they differ in their
+    dimensions.
     """
 
     def __init__(self, a: Transformation, b: Transformation):
@@ -276,7 +304,12 @@ class Composition(Transformation):
         theta_a, theta_b = self.parts(theta)
         return self.a.transform(theta_a, self.b.transform(theta_b, points))
 
+    def framed(self, theta: Any, align_corners: bool) -> Tensor:
+        theta_a, theta_b = self.parts(theta)
+        return self.a.transform(theta_a, self.b.framed(theta_b, align_corners))
+
     def parts(self, theta: Any) -> tuple[Tensor, Tensor]:
+        """theta of a, and theta of b."""
         theta = self.checked(theta)
         return theta[:, : self.a.num_parameters], theta[:, self.a.num_parameters :]
 
@@ -326,6 +359,11 @@ class LinearBasis(Transformation):
     align_corners : bool
         What B's coordinates mean; for the identity.
 
+    Raises
+    ------
+    ValueError
+        If B has another number of axes; in `grid`, for another size.
+
     Examples
     --------
     >>> from minist import spatial
@@ -345,14 +383,13 @@ class LinearBasis(Transformation):
         self.dimensions = len(self.size)
         self.align_corners = align_corners
         self.num_parameters = self.dimensions * len(B)
-        g = regular_grid(self.size, align_corners)[: self.dimensions]
-        b = B.numpy().reshape(len(B), -1).astype(np.float64)
-        self._identity = np.linalg.lstsq(b.T, g.T, rcond=None)[0].T.ravel()
         self.B = B
 
     def identity(self) -> np.ndarray:
         """theta whose grid is nearest to the regular one: the identity, if B's rows give it."""
-        return self._identity.copy()
+        g = regular_grid(self.size, self.align_corners)[: self.dimensions]
+        b = self.B.numpy().reshape(len(self.B), -1).astype(np.float64)
+        return np.linalg.lstsq(b.T, g.T, rcond=None)[0].T.ravel()
 
     def matrix(self, theta: Tensor) -> Tensor:
         return theta.reshape(len(theta), self.dimensions, len(self.B))
@@ -369,6 +406,9 @@ class LinearBasis(Transformation):
         raise NotImplementedError(
             f"{self!r}: B is known at its own pixels only, so it can be the right one in a @ b"
         )
+
+    def framed(self, theta: Any, align_corners: bool) -> Tensor:
+        return self.grid(theta, self.size, align_corners)
 
     def extra_repr(self) -> str:
         learnt = ", learn=True" if self.B.requires_grad else ""

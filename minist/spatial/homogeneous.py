@@ -1,8 +1,8 @@
 """Transformations that are one matrix in homogeneous coordinates (Sect. 3.2): affine, Eq. (1),
 its special cases, Eq. (2) among them, and projective.
 
-They form groups: two of them are one, and each has an inverse, by product and inverse of their
-matrices.
+Two of one class are one of it, and each has an inverse, by product and inverse of their matrices
+(where the scale is not fixed, nor 0).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class PerspectiveDivision(Function):
 
 
 class Inverse(Function):
-    """Y = A^-1 of each matrix (N, d, d); infinite where there is none.
+    """Y = A^-1 of each matrix (N, d, d); infinite, or by rounding huge, where there is none.
 
     From A Y = 1:  dY = -Y dA Y,  so dL/dA = -Y^T g Y^T.
     """
@@ -88,7 +88,7 @@ class Homogeneous(Transformation):
         return F.concatenate([m, last], axis=1)
 
     def inverse(self, theta: Any) -> Tensor:
-        """theta that undoes this one; not finite where there is none."""
+        """theta that undoes this one; not finite, or huge, where there is none."""
         return self.theta_of(Inverse.apply(self.square(theta)))
 
     def compose(self, first: Any, second: Any) -> Tensor:
@@ -104,7 +104,7 @@ class Affine(Homogeneous):
     Parameters
     ----------
     dimensions : 2 or 3
-        3 for volumes.
+        3 for volumes; else a ValueError.
 
     Examples
     --------
@@ -208,14 +208,15 @@ class Similarity(Homogeneous):
     Parameters
     ----------
     aspect : float
-        W / H of the image, whose pixels are square, though -1..1 spans both sides. Left at 1, a
-        turn of an image that is not square would shear it.
+        W / H of the image, whose pixels are square, though -1..1 spans both sides; exactly, it is
+        (W - 1) / (H - 1) with align_corners. Left at 1, a turn of an image that is not square
+        would shear it.
     """
 
     num_parameters = 4
 
     def __init__(self, aspect: float = 1.0):
-        self.aspect = float(aspect)
+        self.aspect = positive(aspect)
 
     def identity(self) -> np.ndarray:
         return np.array([1.0, 0.0, 0.0, 0.0])
@@ -228,7 +229,9 @@ class Similarity(Homogeneous):
     def inverse(self, theta: Any) -> Tensor:
         """theta that undoes this one; not finite where s is 0."""
         theta = self.checked(theta)
-        return self.moved(1.0 / theta[:, 0], -theta[:, 1], Inverse.apply(self.square(theta)))
+        with np.errstate(divide="ignore"):
+            scale = 1.0 / theta[:, 0]
+        return self.moved(scale, -theta[:, 1], Inverse.apply(self.square(theta)))
 
     def compose(self, first: Any, second: Any) -> Tensor:
         first, second = self.checked(first), self.checked(second)
@@ -244,18 +247,20 @@ class Similarity(Homogeneous):
 
 
 class Rotation(Homogeneous):
-    """A rotation about the middle: `Similarity` with s = 1 that stays. theta (N, 1), in radians.
+    """A rotation about the middle. theta (N, 1), in radians.
+
+    `Similarity` with s fixed at 1 and no translation.
 
     Parameters
     ----------
     aspect : float
-        W / H of the image.
+        As of `Similarity`.
     """
 
     num_parameters = 1
 
     def __init__(self, aspect: float = 1.0):
-        self.aspect = float(aspect)
+        self.aspect = positive(aspect)
 
     def identity(self) -> np.ndarray:
         return np.zeros(1)
@@ -296,7 +301,15 @@ class Projective(Homogeneous):
 
     def theta_of(self, matrix: Tensor) -> Tensor:
         entries = matrix.reshape(len(matrix), 9)
-        return entries[:, :8] / entries[:, 8:]
+        with np.errstate(divide="ignore", invalid="ignore"):  # h33 = 0: not of this class
+            return entries[:, :8] / entries[:, 8:]
+
+
+def positive(aspect: float) -> float:
+    """aspect, or a ValueError."""
+    if not 0 < aspect < float("inf"):
+        raise ValueError(f"aspect is W / H, above 0, not {aspect}")
+    return float(aspect)
 
 
 def columns(theta: Tensor) -> list[Tensor]:
@@ -347,5 +360,11 @@ def affine_grid(theta: Any, size: Size, align_corners: bool = True) -> Tensor:
 
 
 def projective_grid(theta: Any, size: Size, align_corners: bool = True) -> Tensor:
-    """A projective grid: theta (N, 8) and the output's shape (N, C, H', W') to (N, H', W', 2)."""
+    """A projective grid (N, H', W', 2): theta (N, 8), and size the output's shape (N, C, H', W').
+
+    align_corners as of `affine_grid`. Raises ValueError for shapes that do not fit, TypeError for
+    a theta that is not floating.
+    """
+    if len(theta) != size[0]:
+        raise ValueError(f"projective_grid: {len(theta)} theta for a size of {size[0]} images")
     return PROJECTIVE.grid(theta, size[2:], align_corners)

@@ -56,6 +56,11 @@ class Kernel(nn.Module):
         """dk/dPhi, for each parameter."""
         raise NotImplementedError(f"{type(self).__name__} has parameters, but no dphi")
 
+    @property
+    def narrow(self) -> bool:
+        """Whether it reaches at most to the next pixel."""
+        return self.support <= 1
+
     def taps(self) -> range:
         """Pixels that take part, counted from the one at `floor`."""
         count = max(math.ceil(2 * self.support - 1e-6), 1)
@@ -68,7 +73,7 @@ class Kernel(nn.Module):
         return array_module(x).floor(x + 0.5 * (len(taps) % 2))
 
     def weights(self, t: Array, *phi: Array) -> list[Array | float]:
-        """k for each tap; t counts from the same pixel."""
+        """k for each tap; t = x - floor, in [0, 1), or [-0.5, 0.5) for an odd number of taps."""
         return [self.within(self.k, t - tap, *phi) for tap in self.taps()]
 
     def slopes(self, t: Array, *phi: Array) -> list[Array | float]:
@@ -178,12 +183,14 @@ class Lanczos(Kernel):
     Parameters
     ----------
     a : int
-        Lobes on each side; 2 and 3 are usual.
+        Lobes on each side, 1 or more, else a ValueError; 2 and 3 are usual.
     """
 
     normalised = True
 
     def __init__(self, a: int = 3):
+        if a < 1:
+            raise ValueError(f"Lanczos: a must be 1 or more, not {a}")
         self.a = self.support = a
 
     def k(self, x: Array) -> Array:
@@ -216,7 +223,8 @@ class Gaussian(Kernel):
     Parameters
     ----------
     sigma : float
-        In pixels; below 0.1 it counts as 0.1, where nothing but the nearest pixel is left.
+        In pixels, above 0, else a ValueError; below 0.1 it counts as 0.1, where nothing but the
+        nearest pixel is left, and is not learnt any more.
     support : float, optional
         Where the kernel is cut off; 3 sigma by default, at least 1, so that no point lies between
         the pixels unseen by any. Give more where sigma is to grow.
@@ -228,6 +236,8 @@ class Gaussian(Kernel):
     smallest = 0.1
 
     def __init__(self, sigma: float = 0.5, support: float | None = None, learn: bool = False):
+        if sigma <= 0:
+            raise ValueError(f"Gaussian: sigma must be above 0, not {sigma}")
         self.sigma = nn.Parameter(sigma, requires_grad=learn)
         self.support = max(3 * sigma, 1.0) if support is None else support
 
@@ -261,7 +271,7 @@ class BSpline(Kernel):
     Parameters
     ----------
     degree : int
-        1 or more; a box, of degree 0, is `Nearest`.
+        1 or more, else a ValueError; a box, of degree 0, is `Nearest`.
     """
 
     def __init__(self, degree: int = 3):
@@ -281,7 +291,7 @@ class BSpline(Kernel):
 
 
 def bell(x: Array, degree: int) -> Array:
-    """beta_n(x); the steps of the box, beta_0, belong to their right-hand side."""
+    """beta_n(x) of a degree, element by element; a box's steps belong to their right-hand side."""
     xp = array_module(x)
     if degree == 0:
         return ((x >= -0.5) & (x < 0.5)).astype(x.dtype)
@@ -297,7 +307,10 @@ KERNELS = {"nearest": Nearest, "bilinear": Bilinear, "bicubic": Bicubic}
 
 
 def kernel_of(mode: str | Kernel, device: str = "cpu") -> Kernel:
-    """The kernel of a name, "nearest", "bilinear" or "bicubic", on a device; a Kernel as it is."""
+    """The kernel of a mode, "nearest", "bilinear" or "bicubic", on a device; a Kernel as it is.
+
+    Raises ValueError for another name.
+    """
     if isinstance(mode, Kernel):
         return mode
     if mode not in KERNELS:

@@ -32,6 +32,11 @@ class ThetaRegression(nn.Linear):
     start : (num_parameters,) or (k, num_parameters), optional
         The first theta instead of the identity; k of them for k transformers in parallel
         (`ParallelTransformers`), which must start apart from each other to become different.
+
+    Raises
+    ------
+    ValueError
+        If start has another shape.
     """
 
     def __init__(self, in_features: int, transformation: Transformation, start: Any = None):
@@ -106,6 +111,11 @@ class LocalisationCNN(Localisation):
     transformation : Transformation
     filters, hidden : int
         Filters of both convolutions, units of the fully connected layer; 20 in the paper.
+
+    Raises
+    ------
+    ValueError
+        For smaller images.
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""Between theta and matrices in pixels: the pose that the end of Sect. 3.4 wants fed forward."""
+"""Between theta, the pose of Sect. 3.4, and matrices in pixels, such as OpenCV's; on the host and
+without gradient."""
 
 from __future__ import annotations
 
@@ -21,12 +22,21 @@ def theta_from_pixels(
     ----------
     matrix : (..., 2, 3) or (..., 3, 3)
     size_in, size_out : (H, W), (H', W')
+    align_corners : bool
+        What -1 and 1 mean in theta (see `affine_grid`).
 
     Returns
     -------
     (..., 6) for `Affine`, or (..., 8) for `Projective`, float64
+
+    Raises
+    ------
+    ValueError
+        For another shape, or a matrix without an inverse.
     """
     forward = _square(np.asarray(matrix, dtype=np.float64))
+    if not has_inverse(forward):
+        raise ValueError("theta_from_pixels: the matrix has no inverse, it maps a plane to a line")
     theta = (
         _to_normalised(size_in, align_corners)
         @ np.linalg.inv(forward)
@@ -41,7 +51,8 @@ def theta_to_pixels(
     """The matrix in pixels, OpenCV's, of theta: the opposite of `theta_from_pixels`.
 
     theta (..., 6) or (..., 8) gives (..., 2, 3) or (..., 3, 3), the latter with h33 = 1; float64.
-    Raises ValueError for another width.
+    size_in, size_out and align_corners as of `theta_from_pixels`.
+    Raises ValueError for another width, or where there is no inverse.
     """
     theta = np.asarray(theta, dtype=np.float64)
     if theta.shape[-1:] not in ((6,), (8,)):
@@ -57,13 +68,20 @@ def theta_to_pixels(
         @ theta
         @ _to_normalised(size_out, align_corners)
     )
+    if not has_inverse(backward):
+        raise ValueError("theta_to_pixels: theta has no inverse, it looks along a line only")
     matrix = np.linalg.inv(backward)
     matrix = matrix / matrix[..., 2:, 2:]
     return matrix[..., :2, :] if affine else matrix
 
 
+def has_inverse(matrices: np.ndarray) -> bool:
+    """Whether all have one, more than rounding would make of a singular matrix."""
+    return bool((np.linalg.cond(matrices) < 1e14).all())
+
+
 def _to_normalised(size: Size, align_corners: bool) -> np.ndarray:
-    """The 3x3 matrix from pixels to -1..1; a side of one pixel goes to 0, one unit a pixel."""
+    """The 3x3 matrix from pixels to -1..1; a side of one pixel goes to 0, two units a pixel."""
     h, w = size
     rows = []
     for i, n in enumerate((w, h)):

@@ -8,9 +8,9 @@ separable: along x for each row of taps, then along y. Differentiating gives
     dV/dU[c, n, m] = k(x_i - m) k(y_i - n)                                                  Eq. (6)
     dV/dx_i = sum over n, m of  U[c, n, m] k'(x_i - m) k(y_i - n),   likewise in y          Eq. (7)
 
-and for Phi_x the same as for x_i, with dk/dPhi_x in the place of k'. The gradient to U is thus the
-adjoint of the sampling: g is added, with the weights that it was read with, to the pixels that it
-was read from.
+(the sums printed in the paper's (6) are a slip). For Phi_x it is the same as for x_i, with
+dk/dPhi_x in the place of k'. The gradient to U is thus the adjoint of the sampling: g is added,
+with the weights that it was read with, to the pixels that it was read from.
 
 The image is copied once with a border as wide as the taps reach, zeros or pixels repeated or
 mirrored, and points beyond the border are moved to its edge. After that no point is special:
@@ -19,7 +19,7 @@ there is nothing left to check, pixel by pixel, and nothing can be read out of b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice, product
 from math import prod
 from typing import Any
@@ -28,10 +28,11 @@ import numpy as np
 
 from ..autograd import Function, Tensor
 from ..backend import Array, add_at, array_module, device_of
-from .grid import pixels_per_unit
+from .grid import pixels_per_unit, to_pixels
 from .kernels import Kernel, kernel_of
 
 PADDINGS = ("zeros", "border", "reflection")
+GRID = 1  # its place among the inputs U, grid and Phi
 
 
 class Axis:
@@ -56,12 +57,12 @@ class Axis:
         xp = array_module(x)
         taps = kernel.taps()
         self.margin = len(taps) + 1
-        pixel, inside = to_pixels(x, size, kernel, padding_mode, align_corners, self.margin)
+        pixel, inside = into_image(x, size, kernel, padding_mode, align_corners, self.margin)
         # A point that rounding left just beside a pixel is at the pixel: the identity grid must
         # see each pixel's own value and slope, not its left neighbour's.
         slack = rounding(x.dtype, size)
         m = kernel.floor(pixel + slack, taps)
-        t = xp.maximum(pixel - m, -0.5)  # -0.5 and less by rounding: on no side of a box's step
+        t = xp.maximum(pixel - m, -0.5)  # not beyond by rounding, where a box would be 0
         t *= abs(t) > slack
         self.index = m.astype(xp.intp) + (self.margin + taps[0])
         values = list(phi.values())
@@ -76,9 +77,6 @@ class Axis:
         self.inputs, self.derivatives = list(derivatives), list(derivatives.values())
         if kernel.normalised:
             self.weights, self.derivatives = normalise(self.weights, self.derivatives)
-
-
-GRID = 1  # of the inputs U, grid and Phi
 
 
 def rounding(dtype: np.dtype, size: int) -> float:
@@ -98,7 +96,7 @@ def normalise(weights: list, derivatives: list[list]) -> tuple[list, list[list]]
     return weights, derivatives
 
 
-def to_pixels(
+def into_image(
     x: Array, size: int, kernel: Kernel, padding_mode: str, align_corners: bool, margin: int
 ) -> tuple[Array, Array | None]:
     """Normalised coordinates in pixels, brought into the padded image.
@@ -107,24 +105,20 @@ def to_pixels(
     moved to the border pixel, -1 where it was reflected). NaN counts as outside, under "border"
     and "reflection" as pixel 0.
 
-    A kernel that reaches one pixel sees beyond the border pixel only what is there, too. A wider
-    one still mixes what is before and behind it: there only the pixels are repeated or mirrored,
-    not the points moved.
+    Beyond the border a narrow kernel sees the border pixel alone, so the point is moved there. A
+    wider one still mixes both sides of it: there only the pixels are repeated or mirrored.
     """
     xp = array_module(x)
-    narrow = kernel.support <= 1
-    # The order of these sums decides where rounding leaves a pixel's own coordinate.
-    centre = (size - 1) / 2
     with np.errstate(over="ignore", invalid="ignore"):  # huge and infinite: brought back below
-        x = x * ((size - 1) / 2) + centre if align_corners else x * size / 2 + centre
+        x = to_pixels(x, size, align_corners)
     if padding_mode == "reflection":
         pixel, sign = fold(x, size, align_corners)
-        if narrow:
+        if kernel.narrow:
             sign = sign * ((pixel >= 0) & (pixel <= size - 1))
             pixel = xp.clip(pixel, 0, size - 1)
         return pixel, sign
     # fmax and fmin take the other number when one is NaN.
-    if padding_mode == "border" and narrow:
+    if padding_mode == "border" and kernel.narrow:
         pixel = xp.fmin(xp.fmax(x, 0.0), size - 1.0)
         return pixel, ((pixel > 0) & (pixel < size - 1)).astype(x.dtype)
     # From the first pixel to the last whose taps are all in the border of the padded image.
@@ -155,7 +149,7 @@ def fold(x: Array, size: int, align_corners: bool) -> tuple[Array, Array]:
 
 
 class Widened(Kernel):
-    """A kernel times `width` as wide, (points,): k(x / width), its weights brought to a sum of 1.
+    """A kernel `width` times as wide, (points,): k(x / width), its weights brought to a sum of 1.
 
     Where a grid reduces an image, this is what keeps details too fine for the output from turning
     up in it as coarse ones.
@@ -168,18 +162,21 @@ class Widened(Kernel):
         # Waits for a GPU: the number of taps decides what is to be done.
         self.support = kernel.support * float(width.max()) if width.size else kernel.support
 
-    def within(self, function: Callable[..., Array], x: Array, *phi: Array) -> Array:
-        """A function of x / width, each point's own."""
-        return self.kernel.within(function, x / self.width, *phi)
+    @property
+    def narrow(self) -> bool:
+        """As the kernel itself: what happens at the border must not depend on other points."""
+        return self.kernel.narrow
 
     def k(self, x: Array, *phi: Array) -> Array:
-        return self.kernel.k(x, *phi)
+        return self.kernel.within(self.kernel.k, x / self.width, *phi)
 
     def dk(self, x: Array, *phi: Array) -> Array:
-        return self.kernel.dk(x, *phi) / self.width
+        return self.kernel.within(self.kernel.dk, x / self.width, *phi) / self.width
 
     def dphi(self, x: Array, *phi: Array) -> list[Array]:
-        return self.kernel.dphi(x, *phi)
+        x = x / self.width
+        inside = self.kernel.within(lambda x, *phi: array_module(x).ones_like(x), x)
+        return [inside * slope for slope in self.kernel.dphi(x, *phi)]
 
 
 def footprint(x: Array, size: int, reach: float, align_corners: bool) -> Array:
@@ -292,7 +289,7 @@ class GridSample(Function):
         sums: list[Array] = []
         for k, weight in enumerate(axis.weights):
             value, *inner = self.interpolate(flat, i + 1, offset + k * step)
-            terms = [weight * value]
+            terms = [weight * value]  # Eq. (3)
             terms += [slopes[k] * value for slopes in axis.derivatives]  # Eq. (7)
             terms += [weight * derivative for derivative in inner]
             if not sums:
@@ -439,8 +436,9 @@ def grid_sample(
         or their outer edges. Give the grid and the sampler the same.
     antialias : bool
         Where neighbours of the output lie more than a pixel of U apart, make the kernel that much
-        wider (Sect. 3.4 warns of what happens else). Costs the square of the reduction. For the
-        gradient the widths count as given.
+        wider (Sect. 3.4 warns of what happens else). Costs the square, of volumes the cube, of the
+        largest reduction in the batch. For the gradient the widths count as given. Along an axis
+        of the output of one pixel no reduction is known, and nothing is widened.
 
     Returns
     -------

@@ -56,6 +56,8 @@ class SplineBasis(Function):
     """
 
     def forward(self, points: Array, centres: np.ndarray, solution: np.ndarray) -> Array:
+        if points.shape[1] != 2:
+            raise ValueError("a thin plate spline moves the plane: its grid has a size (H', W')")
         xp = array_module(points)
         centres, self.solution = (xp.asarray(a, dtype=points.dtype) for a in (centres, solution))
         self.apart = points[:, None] - centres[:, :, None]  # (N, P, 2, points)
@@ -88,21 +90,13 @@ def solve(control_points: np.ndarray) -> np.ndarray:
     if len(np.unique(points, axis=0)) < p:
         raise ValueError("two control points are the same")
     system = np.zeros((p + 3, p + 3))
-    system[:p, :p] = _phi(points, points)
+    system[:p, :p] = radial(points, points)
     system[:p, p:] = affine
     system[p:, :p] = affine.T
     return np.linalg.inv(system)[:, :p]
 
 
-def features(control_points: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """(phi, 1, x, y) at the points of a homogeneous grid (3, points): (P + 3, points)."""
-    if len(grid) != 3:
-        raise ValueError("a thin plate spline moves the plane: its grid has a size (H', W')")
-    x, y, one = grid
-    return np.concatenate([_phi(control_points, np.stack([x, y], axis=1)), [one, x, y]])
-
-
-def _phi(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def radial(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """phi(|a_i - b_j|) = r^2 log r^2, 0 at r = 0."""
     r2 = ((a[:, None] - b[None]) ** 2).sum(axis=-1)
     return r2 * np.log(np.where(r2 == 0, 1.0, r2))
@@ -121,6 +115,8 @@ def tps_grid(
         Shape of the output.
     control_points : (P, 2)
         In -1..1, at least 3 that do not lie on a line.
+    align_corners : bool
+        Whether -1 and 1 are the centres of the border pixels, or their outer edges.
 
     Returns
     -------
@@ -140,9 +136,10 @@ def tps_grid(
             f"tps_grid: {p} control points need theta (N, {2 * p}) or (N, {p}, 2), "
             f"not {theta.shape}"
         )
-    basis = solve(control_points).T @ features(
-        np.asarray(control_points, np.float64), regular_grid(tuple(size[2:]), align_corners)
-    )
-    basis = array_module(theta.data).asarray(basis, dtype=theta.dtype)
+    if len(theta) != size[0]:
+        raise ValueError(f"tps_grid: {len(theta)} theta for a size of {size[0]} images")
+    points = regular_grid(tuple(size[2:]), align_corners)[None, :-1]
+    basis = SplineBasis.apply(points, centres=control_points, solution=solve(control_points))
+    basis = array_module(theta.data).asarray(basis.data[0], dtype=theta.dtype)
     m = theta.reshape(len(theta), p, 2).transpose(0, 2, 1)
     return BasisGrid.apply(m, basis, size=tuple(size[2:]))

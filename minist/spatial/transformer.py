@@ -44,7 +44,8 @@ class SpatialTransformer(nn.Module):
     ----------
     theta, grid : Tensor or None
         Of the last forward in the calling thread, with their gradients' history: for looking at,
-        and theta for feeding forward as the pose of what was seen.
+        and theta for feeding forward as the pose of what was seen. They are held until the next
+        forward; under `no_grad`, without history.
 
     Raises
     ------
@@ -56,9 +57,9 @@ class SpatialTransformer(nn.Module):
     Warns
     -----
     UserWarning
-        Once, in training, if more than half of the images are sampled mostly outside: there is no
-        gradient out there to come back by. (Not on a GPU, where asking would mean waiting; the log
-        of a training run has the share of points outside.)
+        Once, in training, if more than half of the images of a forward are sampled mostly outside:
+        there is no gradient out there to come back by. (Not on a GPU, where asking would mean
+        waiting; the log of a training run has the share of points outside.)
     """
 
     def __init__(
@@ -77,6 +78,11 @@ class SpatialTransformer(nn.Module):
         if iterations > 1:
             one = transformation.identity()[None]
             transformation.compose(one, one)  # raises where there is none
+        if output_size is not None and len(tuple(np.atleast_1d(output_size))) < 2:
+            raise ValueError(
+                f"{type(self).__name__}: output_size must be (H', W') or (D', H', W'), "
+                f"not {output_size!r}"
+            )
         self.localisation = localisation
         self.transformation = transformation
         self.output_size = output_size
@@ -103,11 +109,13 @@ class SpatialTransformer(nn.Module):
         return self.sample(u, grid)  # Sect. 3.3
 
     def localise(self, u: Any) -> Tensor:
+        """theta of each image (Sect. 3.1), (N, num_parameters)."""
         theta = self.localisation(u)
         self.check_width(theta, len(u), self.transformation.num_parameters)
         return theta
 
     def check_width(self, theta: Tensor, n: int, width: int) -> None:
+        """ValueError unless theta is (n, width)."""
         if theta.shape != (n, width):
             raise ValueError(
                 f"{type(self).__name__}: the localisation network gave {theta.shape}, but "
@@ -115,9 +123,11 @@ class SpatialTransformer(nn.Module):
             )
 
     def grid_of(self, theta: Tensor, size: Sequence[int]) -> Tensor:
+        """The grid of each image (Sect. 3.2), (N, H', W', 2)."""
         return self.transformation.grid(theta, size, self.align_corners)
 
     def sample(self, u: Any, grid: Tensor) -> Tensor:
+        """The images read at a grid (Sect. 3.3), (N, C, H', W')."""
         return grid_sample(
             u, grid, self.mode, self.padding_mode, self.align_corners, self.antialias
         )
@@ -130,6 +140,7 @@ class SpatialTransformer(nn.Module):
                 nn.lasting(self.warn)
 
     def warn(self) -> None:
+        """Say once that theta has drifted off."""
         if not self.warned:
             self.warned = True
             warnings.warn(
@@ -142,6 +153,8 @@ class SpatialTransformer(nn.Module):
 
 class ParallelTransformers(SpatialTransformer):
     """k spatial transformers side by side, for several objects or parts (Sect. 3.4, Table 3).
+
+    In a feedforward network k is the most objects that can be told apart in this way.
 
     Parameters
     ----------
@@ -165,6 +178,8 @@ class ParallelTransformers(SpatialTransformer):
     ------
     ValueError
         If there are not k networks; in forward, if theta has another width.
+    TypeError
+        For iterations.
     """
 
     def __init__(
@@ -194,7 +209,8 @@ class ParallelTransformers(SpatialTransformer):
         size = self.output_size or u.shape[2:]
         grids = [self.grid_of(theta[:, i], size) for i in range(self.k)]
         self.remember(theta=theta, grid=F.stack(grids, axis=1))
-        self.watch(self.grid)
+        for grid in grids:
+            self.watch(grid)
         outputs = [self.sample(u, grid) for grid in grids]
         return F.concatenate(outputs, axis=1) if self.concatenate else outputs
 
@@ -228,10 +244,11 @@ def project(volumes: Any, axis: int = 0, how: str = "sum") -> Tensor:
         For another shape, axis or way.
     """
     ways = {"sum": F.sum, "mean": F.mean, "max": F.max}
-    if np.ndim(getattr(volumes, "data", volumes)) != 5 or axis not in (0, 1, 2) or how not in ways:
+    shape = np.shape(volumes)
+    if len(shape) != 5 or axis not in (0, 1, 2) or how not in ways:
         raise ValueError(
             "project: expected volumes (N, C, D, H, W), an axis 0, 1 or 2, and sum, mean or max; "
-            f"got shape {np.shape(getattr(volumes, 'data', volumes))}, axis {axis!r}, {how!r}"
+            f"got shape {shape}, axis {axis!r}, {how!r}"
         )
     return ways[how](volumes, axis=2 + axis)
 
@@ -242,27 +259,30 @@ def points_outside(grid: Tensor) -> Array:
 
 
 def share_outside(grid: Tensor) -> Array:
-    """The share of a grid's points that lie outside the image, 0..1, a 0-d array.
+    """The share of a grid's points that lie outside the image, 0..1, a 0-d array; 0 without points.
 
     A transformer that drifts off its image gets no gradient to come back by; this is how its
     training fails, and what to watch.
     """
-    return points_outside(grid).mean()
+    outside = points_outside(grid)
+    return outside.sum() / max(outside.size, 1)
 
 
 def outside_penalty(grid: Tensor) -> Tensor:
-    """How far a grid's points lie outside the image, in half images, on average; differentiable.
+    """How far the points of a grid (..., d) lie outside the image, on average; differentiable.
 
     Added to the loss, with a weight of about 0.1, it brings back a transformer that has left its
-    image. Points more than 10 half images away count as at 10 and are given up.
+    image. In half images; points more than 10 away count as at 10 and are given up. A 0-d tensor.
     """
-    return F.clip(F.relu(F.abs(grid) - 1.0), high=10.0).sum(axis=-1).mean()
+    away = F.clip(F.relu(F.abs(grid) - 1.0), high=10.0)
+    return away.sum() / max(away.size // away.shape[-1], 1)
 
 
 def identity_penalty(theta: Tensor, transformation: Transformation) -> Tensor:
-    """The mean square of theta's distance from the identity; differentiable.
+    """The mean square of theta's distance from the transformation's identity; differentiable.
 
-    Added to the loss, it holds a transformer back that strays before the rest has learnt.
+    theta (N, num_parameters) gives a 0-d tensor. Added to the loss, it holds a transformer back
+    that strays before the rest has learnt.
     """
     identity = array_module(theta.data).asarray(transformation.identity(), dtype=theta.dtype)
-    return ((theta - identity) ** 2).mean()
+    return ((theta - identity) ** 2).sum() / max(theta.size, 1)

@@ -21,7 +21,14 @@ from .. import backend, nn, optim
 from ..datasets import MNIST, Images, batches, in_turn, split
 from .run import Checkpoint, Run, RunError, explained
 from .settings import Experiment
-from .step import MicroBatches, Report, evaluation_step, training_step, transformers
+from .step import (
+    MicroBatches,
+    Report,
+    evaluation_step,
+    micro_batch_size,
+    training_step,
+    transformers,
+)
 
 STEPS_A_LINE = 50  # of metrics.jsonl
 TEST_SEED = 2015  # distorts the test digits: the same for every run, so that runs compare
@@ -234,18 +241,15 @@ def build(settings: Experiment) -> nn.Module:
 
 
 def settled(settings: Experiment) -> Experiment:
-    """The settings with all decided that is left open: the digits' folder and the micro-batch.
-
-    One micro-batch for each core, so that all have work; not above 64 images, whose numbers a
-    cache still holds, nor below 16, where calling an operation costs more than doing it. The
-    machine's cores count, not the threads in use, on which the result must not depend.
-    """
+    """The settings with all decided that is left open: the digits' folder and the micro-batch."""
     folder = settings.data or os.environ.get("MINIST_DATA")
     size = settings.micro_batch
     if size is None and settings.device == "cuda":
         size = settings.batch_size
     elif size is None:
-        size = min(max(math.ceil(settings.batch_size / (os.cpu_count() or 1)), 16), 64)
+        digit = Images(np.zeros((1, 1, 28, 28), np.uint8), np.zeros(1, np.uint8))
+        example = settings.examples(digit, np.random.default_rng(0)).images
+        size = micro_batch_size(build(settings), example.shape[1:], settings.batch_size)
     data = str(Path(folder).resolve()) if folder else None
     return replace(settings, micro_batch=size, data=data)
 

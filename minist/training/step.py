@@ -11,7 +11,9 @@ Batch norm, if there is one, sees a micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +23,8 @@ from threadpoolctl import threadpool_limits
 
 from .. import functional as F
 from .. import nn
-from ..autograd import Tensor, grad, no_grad
-from ..backend import Array, num_threads, random_state
+from ..autograd import Edge, Function, Tensor, grad, no_grad
+from ..backend import Array, array_module, num_threads, random_state
 from ..spatial import SpatialTransformer, share_outside
 
 
@@ -38,6 +40,47 @@ class Report:
         return Report(
             self.loss + other.loss, self.errors + other.errors, self.outside + other.outside
         )
+
+
+ACTIVATIONS = 13e6  # numbers in a micro-batch: about what a processor's outermost cache holds
+
+
+def micro_batch_size(model: nn.Module, image: tuple[int, ...], batch_size: int) -> int:
+    """Images of shape (C, H, W), or volumes, in a micro-batch, where nothing else is said.
+
+    One micro-batch for each core, so that all have work. If it would keep more than
+    `ACTIVATIONS`, the largest power of two that does not, but not below 16, where calling an
+    operation costs more than doing it. The machine's cores count, not the threads in use, on which
+    the result must not depend.
+    """
+    share = math.ceil(batch_size / (os.cpu_count() or 1))
+    most = ACTIVATIONS / activations(model, image)
+    return max(share if share <= most else 2 ** int(math.log2(most)), 16)
+
+
+def activations(model: nn.Module, image: tuple[int, ...]) -> int:
+    """How many numbers pass from one operation to another in a forward of one image."""
+    with random_state(np.random.default_rng(0)), nn.deferred():
+        images = array_module(model.parameters()[0].data).zeros((1, *image), dtype=np.float32)
+        output = model(Tensor(images))
+    return output.size + sum(
+        math.prod(edge.shape) for node in nodes(output) for edge in inner(node)
+    )
+
+
+def nodes(output: Tensor) -> Iterator[Function]:
+    """The operations that an output came by, each once."""
+    stack, seen = [output.grad_fn], {output.grad_fn}
+    while stack:
+        yield (node := stack.pop())
+        found = {edge.source for edge in inner(node)} - seen
+        seen |= found
+        stack += found
+
+
+def inner(node: Function) -> list[Edge]:
+    """The inputs of an operation that are results of others."""
+    return [edge for edge in node.edges if edge is not None and isinstance(edge.source, Function)]
 
 
 class MicroBatches:

@@ -1,0 +1,135 @@
+"""Two-dimensional convolution as matrix products on shifted rows.
+
+For each row h of the output, all its pixels w and all images n at once,
+
+    y[f, h] = sum over i, j, c of  W[f, c, i, j] x[c, s h + d i, s w + d j]
+
+with stride s and dilation d is a matrix product with the numbers that each pixel looks at as a
+column. To write all those columns out ("im2col") would copy every pixel kh kw times. It is enough
+to lower one axis: write side by side what the kernel's columns j see of each row,
+
+    rows[h, j, c, w] = x[c, h, s w + d j]                          every pixel kw times
+
+and the matrix for row h of the output lies in `rows` ready-made, since the rows s h + d i follow
+one another in memory: with K = kh kw C,
+
+    y[h] = W2 window[h]             W2 (F, K), window[h] (K, W' N): a view into rows.
+
+Windows of neighbouring h overlap. With g = dL/dy the backward is the same three steps reversed:
+
+    dL/dW2 = sum over h of  g[h] window[h]^T,
+    dL/drows: add W2^T g[h] to the window of h, for each h in turn,
+    dL/dx:    add each j of rows back to the pixels that it was copied from.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from ..backend import Array, array_module
+
+if TYPE_CHECKING:
+    from .convolution import Geometry
+
+
+def operations(g: Geometry) -> float:
+    """Multiplications for each image."""
+    return g.filters * g.channels // g.groups * prod(g.kernel) * prod(g.size_out)
+
+
+class Rows:
+    """Arrays are (C, H, W, N) and (F, C / groups, kh, kw).
+
+    `wanted`: whether gradients are, of x and of the weight.
+    """
+
+    def __init__(self, geometry: Geometry, weight: Array, wanted: tuple[bool, bool]):
+        self.geometry, self.wanted = geometry, wanted
+        g = geometry
+        # Filters as rows, in the order of a window: (groups, 1, F / groups, kh kw C / groups).
+        by_group = weight.reshape(g.groups, g.filters // g.groups, -1, *g.kernel)
+        self.weight2 = by_group.transpose(0, 1, 3, 4, 2).reshape(
+            g.groups, 1, g.filters // g.groups, -1
+        )
+
+    def forward(self, x: Array) -> Array:
+        xp, g = array_module(x), self.geometry
+        rows = xp.ascontiguousarray(self.shifted(x))
+        self.rows_shape = rows.shape
+        if self.wanted[1]:
+            self.rows = rows
+        h_out, w_out = g.size_out
+        y = xp.empty(
+            (g.groups, g.filters // g.groups, h_out, w_out * g.images),
+            dtype=xp.result_type(x, self.weight2),
+        )
+        xp.matmul(self.weight2, self.windows(rows), out=y.swapaxes(1, 2))
+        return y.reshape(g.filters, h_out, w_out, g.images)
+
+    def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
+        """dL/dx and dL/dW."""
+        g, (f, h_out, w_out, n) = self.geometry, grad.shape
+        grad = grad.reshape(g.groups, f // g.groups, h_out, w_out * n)
+        grad_x = grad_weight = None
+        if self.wanted[0]:
+            grad_x = self.add_back(self.grad_rows(grad))
+        if self.wanted[1]:
+            # window g^T, not its transpose g window^T: BLAS is quicker at the tall product.
+            by_row = self.windows(self.rows) @ grad.transpose(0, 2, 3, 1)
+            by_group = by_row.sum(axis=1).reshape(g.groups, *g.kernel, -1, f // g.groups)
+            by_group = by_group.transpose(0, 4, 3, 1, 2)
+            grad_weight = by_group.reshape(f, *by_group.shape[2:])
+        return grad_x, grad_weight
+
+    def shifted(self, x: Array) -> Array:
+        """(C, H, W, N) as a view (groups, H, kw, C / groups, W', N): rows[h, j, c, w]."""
+        groups, stride, dilation = self.geometry.groups, *self.geometry[6:8]
+        c, h, _, n = x.shape
+        sc, sh, sw, sn = x.strides
+        shape = (groups, h, self.geometry.kernel[1], c // groups, self.geometry.size_out[1], n)
+        strides = (c // groups * sc, sh, dilation[1] * sw, sc, stride[1] * sw, sn)
+        return array_module(x).lib.stride_tricks.as_strided(x, shape, strides)
+
+    def windows(self, rows: Array) -> Array:
+        """The window of each row of the output: (groups, H', K, W' N).
+
+        A view, unless a dilation leaves rows out.
+        """
+        groups, height, kw, c, w_out, n = rows.shape
+        kh, h_out = self.geometry.kernel[0], self.geometry.size_out[0]
+        by_row = rows.reshape(groups, height, kw * c, w_out * n)
+        sg, sh, sk, sn = by_row.strides
+        windows = array_module(rows).lib.stride_tricks.as_strided(
+            by_row,
+            (groups, h_out, kh, kw * c, w_out * n),
+            (sg, self.geometry.stride[0] * sh, self.geometry.dilation[0] * sh, sk, sn),
+        )
+        return windows.reshape(groups, h_out, kh * kw * c, w_out * n)
+
+    def grad_rows(self, grad: Array) -> Array:
+        """dL/drows: for each row of the output, W2^T g[h] added to its window."""
+        groups, height, kw, c, w_out, n = self.rows_shape
+        kh = self.geometry.kernel[0]
+        grad_rows = array_module(grad).zeros((groups, height, kw * c, w_out * n), dtype=grad.dtype)
+        weight2_t = self.weight2[:, 0].swapaxes(1, 2)
+        for h in range(self.geometry.size_out[0]):
+            columns = weight2_t @ grad[:, :, h]
+            window = strided(self.geometry.stride[0] * h, kh, self.geometry.dilation[0])
+            grad_rows[:, window] += columns.reshape(groups, kh, kw * c, w_out * n)
+        return grad_rows.reshape(self.rows_shape)
+
+    def add_back(self, rows: Array) -> Array:
+        """The adjoint of shifted: (groups, H, kw, C / groups, W', N) to (C, H, W, N)."""
+        groups, height, kw, c, w_out, n = rows.shape
+        g = self.geometry
+        x = array_module(rows).zeros((groups, c, height, g.size_in[1], n), dtype=rows.dtype)
+        for j in range(kw):
+            columns = strided(j * g.dilation[1], w_out, g.stride[1])
+            x[:, :, :, columns] += rows[:, :, j].swapaxes(1, 2)
+        return x.reshape(groups * c, *x.shape[2:])
+
+
+def strided(start: int, count: int, step: int) -> slice:
+    """`count` places from `start` on, `step` apart."""
+    return slice(start, start + (count - 1) * step + 1, step)

@@ -1,0 +1,104 @@
+"""Convolution by the Fourier transform: the same numbers as on shifted rows."""
+
+import numpy as np
+import pytest
+
+import minist.functional as F
+from minist import Tensor
+from minist.functional import fourier, lowering
+from minist.functional.convolution import Geometry, quickest
+
+
+@pytest.mark.parametrize("n", range(1, 10))
+def test_one_axis(rng, n):
+    """C [(A w) * (B x)] is the correlation of x with w."""
+    for k in range(1, n + 1):
+        x, w = rng.normal(size=n), rng.normal(size=k)
+        A, B, C = fourier.matrices(n, k)
+        expected = [(w * x[h : h + k]).sum() for h in range(n - k + 1)]
+        np.testing.assert_allclose(C @ ((A @ w) * (B @ x)), expected, rtol=1e-12, atol=1e-12)
+        assert len(A) == len(B) == fourier.products(n)
+
+
+def geometry_of(images, filters, stride=1, groups=1):
+    n, c, h, w = images
+    f, _, kh, kw = filters
+    size_out = (h - kh) // stride + 1, (w - kw) // stride + 1
+    return Geometry(n, c, (h, w), f, (kh, kw), size_out, (stride, stride), (1, 1), groups)
+
+
+SIZES = {
+    "the paper's second": ((3, 48, 10, 10), (48, 48, 7, 7)),
+    "odd": ((2, 3, 9, 7), (4, 3, 3, 5)),
+    "even": ((2, 3, 8, 6), (2, 3, 2, 4)),
+    "the window fills the image": ((2, 2, 5, 4), (3, 2, 5, 4)),
+    "one pixel": ((1, 2, 1, 1), (2, 2, 1, 1)),
+    "empty batch": ((0, 2, 4, 4), (3, 2, 3, 3)),
+}
+
+
+@pytest.mark.parametrize(("images", "filters"), SIZES.values(), ids=SIZES)
+def test_both_ways_give_the_same(rng, images, filters):
+    geometry = geometry_of(images, filters)
+    x, weight = rng.normal(size=(*images[1:], images[0])), rng.normal(size=filters)
+    grad = rng.normal(size=(filters[0], *geometry.size_out, images[0]))
+    results = []
+    for way in (lowering.Rows, fourier.Fourier):
+        way = way(geometry, weight, (True, True))
+        results.append((way.forward(x), *way.backward(grad)))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-11, atol=1e-11, strict=True)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 5e-6)])
+@pytest.mark.parametrize("padding", [0, 3])
+def test_parity_with_torch(rng, padding, dtype, tolerance):
+    """To a tolerance in units of the largest number, since the transform mixes all of an image."""
+    torch = pytest.importorskip("torch", reason="PyTorch is the oracle of this test")
+    images, filters = (16, 12, 13, 14), (16, 12, 7, 7)
+    padded = (16, 12, 13 + 2 * padding, 14 + 2 * padding)
+    assert quickest(geometry_of(padded, filters)) is fourier.Fourier
+    arrays = [rng.normal(size=size).astype(dtype) for size in (images, filters, 16)]
+    ours = [Tensor(a, requires_grad=True) for a in arrays]
+    theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
+    y = F.conv2d(*ours, padding=padding)
+    z = torch.nn.functional.conv2d(*theirs, padding=padding)
+    grad = rng.normal(size=y.shape).astype(dtype)
+    y.backward(grad)
+    z.backward(torch.tensor(grad))
+    pairs = [(y.numpy(), z.detach().numpy())]
+    pairs += [(p.grad, q.grad.numpy()) for p, q in zip(ours, theirs, strict=True)]
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * abs(other).max())
+
+
+def test_the_number_of_multiplications_decides():
+    assert quickest(geometry_of((64, 48, 17, 17), (48, 48, 7, 7))) is fourier.Fourier
+    assert quickest(geometry_of((64, 1, 42, 42), (48, 1, 9, 9))) is lowering.Rows
+    assert quickest(geometry_of((64, 32, 28, 28), (32, 32, 3, 3))) is lowering.Rows
+    assert quickest(geometry_of((64, 48, 17, 17), (48, 48, 7, 7), stride=2)) is lowering.Rows
+
+
+def test_layout(rng, layout):
+    x, weight = rng.normal(size=(16, 16, 13, 13)), rng.normal(size=(16, 16, 7, 7))
+    assert quickest(geometry_of(x.shape, weight.shape)) is fourier.Fourier
+    plain = [Tensor(a, requires_grad=True) for a in (x, weight)]
+    other = [Tensor(layout(a), requires_grad=True) for a in (x, weight)]
+    y, z = F.conv2d(*plain), F.conv2d(*other)
+    grad = rng.normal(size=y.shape)
+    y.backward(grad)
+    z.backward(layout(grad))
+    assert np.moveaxis(z.numpy(), 0, -1).flags.c_contiguous
+    np.testing.assert_allclose(z.numpy(), y.numpy(), rtol=1e-11, atol=1e-11)
+    for p, q in zip(plain, other, strict=True):
+        np.testing.assert_allclose(q.grad, p.grad, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("way", [lowering.Rows, fourier.Fourier])
+def test_only_what_is_wanted(rng, way):
+    geometry = geometry_of((2, 3, 5, 5), (4, 3, 3, 3))
+    for wanted in [(True, False), (False, True)]:
+        made = way(geometry, rng.normal(size=(4, 3, 3, 3)), wanted)
+        made.forward(rng.normal(size=(3, 5, 5, 2)))
+        gradients = made.backward(rng.normal(size=(4, 3, 3, 2)))
+        assert [g is not None for g in gradients] == list(wanted)
