@@ -11,7 +11,7 @@ from ..training import (
     MicroBatches,
     Settings,
     explained,
-    load_test_set,
+    load_examples,
     training_step,
     transformers,
 )
@@ -46,7 +46,7 @@ def film(
     if not transformers(model):
         raise ValueError(f"{settings.model} has no transformer to watch")
     (st,) = transformers(model)
-    images = load_test_set(settings).images[:digits]
+    images = load_examples(settings, 0, digits).images
     frames = []
 
     @no_grad()
@@ -58,7 +58,7 @@ def film(
     with MicroBatches(settings.micro_batch) as micro_batches:
         for epoch in range(-(-steps * settings.batch_size // len(training_set.labels))):
             of_epoch = batches(
-                training_set, settings.batch_size, settings.distortion, settings.seed, epoch
+                training_set, settings.batch_size, settings.examples, settings.seed, epoch
             )
             for some, labels in of_epoch:
                 if state.step == steps:
