@@ -137,3 +137,29 @@ def test_growth(tmp_path, monkeypatch):
 def test_the_machine_has_a_rate():
     assert machine.multiply_rate(64) > 0 and machine.copy_rate(1) > 0
     assert machine.cpu() and "kernel" in machine.blas()
+
+
+@pytest.mark.parametrize(("name", "transformation"), cases.NETWORKS)
+def test_the_peer_in_jax_is_the_same_network(name, transformation, rng):
+    pytest.importorskip("jax", reason="JAX is the peer")
+    from minist.benchmark import jax_peer
+
+    minist.manual_seed(0)
+    model = models.build(name, transformation or "affine")
+    for parameter in model.parameters():  # off the identity
+        parameter.data = parameter.data + rng.normal(0, 0.02, parameter.shape).astype("f")
+    images = rng.random((3, 1, 28, 28), dtype="f")
+    found = jax_peer.translate(model)(model.state_dict(), images)
+    np.testing.assert_allclose(found, model(Tensor(images)).numpy(), atol=1e-5)
+
+
+def test_jax_takes_steps():
+    pytest.importorskip("jax", reason="JAX is the peer")
+    from minist.benchmark import jax_peer
+
+    model = networks.build("st-fcn", "affine", 28)
+    contestants = {
+        "step": jax_peer.training("JAX", model, *networks.batch(2, 28)),
+        "inference": jax_peer.inference("JAX", model, networks.batch(2, 28)[0]),
+    }
+    assert all(ms > 0 for ms in contest.medians(contestants, 1, 0).values())

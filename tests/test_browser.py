@@ -8,12 +8,11 @@ import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from minist import datasets, load, models, no_grad, spatial
+from minist import datasets, models, no_grad, spatial
 from minist.backend import Array
 
 pytestmark = pytest.mark.browser
@@ -203,9 +202,7 @@ TWO += [(0.5, 0.62), (0.28, 0.82), (0.74, 0.8)]
 
 
 @pytest.fixture
-def drawing(page, served, site):
-    if not (site / "learn" / "draw_digit.html").exists():
-        pytest.skip("no trained network comes with the package")
+def drawing(page, served):
     page.goto(f"{served}/learn/draw_digit.html")
     settled(page)
     return page
@@ -236,8 +233,7 @@ def test_a_drawn_and_turned_digit_is_named(drawing, strokes, digit, angle):
 
 def test_the_network_in_the_page_is_minists(drawing):
     """On digits of the test set, turned: theta, what is sampled, and the logits."""
-    path = Path(models.__file__).parent / "weights" / "st-cnn-affine-R.safetensors"
-    model = load(models.build("st-cnn", distortion="R", filters=32), path).eval()
+    model = models.pretrained("st-cnn-affine-R")
     images, _ = datasets.distorted(datasets.MNIST(train=False), "R", seed=3)
     for image in images[:6]:
         with no_grad():

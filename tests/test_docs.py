@@ -96,7 +96,6 @@ class Elements(HTMLParser):
 def test_every_page_is_in_a_menu(site):
     pages = {page.relative_to(DOCS).with_suffix(".html") for page in DOCS.rglob("*.md")}
     pages = {page.as_posix() for page in pages if page.parts[0] != "_build"} - {"index.html"}
-    pages = {page for page in pages if (site / page).exists()}  # one waits for a trained network
     links = {attrs.get("href") for tag, attrs in Elements(site / "index.html").tags if tag == "a"}
     assert pages <= links
 

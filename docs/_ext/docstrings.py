@@ -14,6 +14,8 @@ def literal(text):
     parts = re.split(r"(`+[^`]*`+)", text)
     for i in range(0, len(parts), 2):
         parts[i] = re.sub(r"[|*\\]|_(?=\W|$)", r"\\\g<0>", parts[i])
+        if i and re.match(r"\w", parts[i]):  # `Parameter`s
+            parts[i] = "\\ " + parts[i]
     return "".join(parts)
 
 

@@ -1,7 +1,6 @@
 """What the figures in the browser need of minist, as scripts beside the pages.
 
-Scripts, since a page opened from a folder may not fetch a file of data. The page on which one
-draws has a trained network in it, and is left out where none comes with the package.
+Scripts, since a page opened from a folder may not fetch a file of data.
 """
 
 import base64
@@ -36,19 +35,12 @@ def network_data():
 
 def write(app, exception):
     if exception is None and app.builder.format == "html":
-        scripts = {"theta": theta_data} | ({"network": network_data} if NETWORK.exists() else {})
-        for name, data in scripts.items():
+        for name, data in {"theta": theta_data(), "network": network_data()}.items():
             path = Path(app.outdir) / "_static" / f"{name}_data.js"
-            script = f"const {name.upper()}_DATA = {json.dumps(data())};\n"
+            script = f"const {name.upper()}_DATA = {json.dumps(data)};\n"
             path.write_text(script, encoding="utf-8")
 
 
-def leave_out(app, config):
-    if not NETWORK.exists():
-        config.exclude_patterns.append("learn/draw_digit.md")
-
-
 def setup(app):
-    app.connect("config-inited", leave_out)
     app.connect("build-finished", write)
     return {"parallel_read_safe": True}

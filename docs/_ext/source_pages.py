@@ -6,6 +6,7 @@ The API's [source] leads to the line.
 """
 
 import ast
+import html
 import inspect
 import re
 from pathlib import Path
@@ -66,7 +67,9 @@ def pages(app):
         parents = [{"link": f"{up}index.html", "title": "Source"}]
         yield page, {"title": file, "parents": parents, "body": body}, "page.html"
         promise = (ast.get_docstring(ast.parse(code)) or "").partition("\n")[0]
-        items.append(f'<li><a href="{page[7:]}.html"><code>{file}</code></a> {promise}</li>')
+        items.append(
+            f'<li><a href="{page[7:]}.html"><code>{file}</code></a> {html.escape(promise)}</li>'
+        )
     body = f'<h1>Source</h1><ul class="source">{"".join(items)}</ul>'
     yield "source/index", {"title": "Source", "body": body}, "page.html"
 

@@ -77,15 +77,13 @@ def rows(
     for case in cases.cases(batch_size, peers, quick):
         if not matches(f"{case.group} {case.name}", only):
             continue
-        rounds, seconds = (1, 0.1) if quick else (3, 0.6)
+        rounds, seconds = (1, 0.1) if quick else (3, 0.3)
         measured = contest.medians(case.contestants(), rounds, seconds)
         floor = 1e3 * max(case.flops / machine.multiply_rate, case.bytes / machine.copy_rate)
         yield Row(case.group, case.name, measured, floor or None, case.images)
     if matches("memory", only.partition(" ")[0]):
         sizes = cases.SIZES[:1] if quick else cases.SIZES
-        for row in memory.rows(
-            batch_size, [p for p in peers if p in ("PyTorch", "channels_last")], sizes
-        ):
+        for row in memory.rows(batch_size, [p for p in peers if p in cases.QUICKLY_MADE], sizes):
             if matches(f"{row.group} {row.name}", only):
                 yield row
 

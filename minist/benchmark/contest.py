@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-PAUSE = 0.3  # seconds; longer than any thread spins
+PAUSE = 0.2  # seconds; longer than any thread spins
 
 Step = Callable[[], object]
 
@@ -26,7 +26,7 @@ class Contestant:
 
 
 def medians(
-    contestants: dict[str, Contestant], rounds: int = 3, seconds: float = 0.6
+    contestants: dict[str, Contestant], rounds: int = 3, seconds: float = 0.3
 ) -> dict[str, float]:
     """Milliseconds of a step of each: medians over `rounds` turns of about `seconds` each."""
     times: dict[str, list[float]] = {name: [] for name in contestants}

@@ -53,7 +53,10 @@ def in_turn(
     seed: int | Sequence[int],
     at_once: int = 1000,
 ) -> Iterator[Images]:
-    """A fixed set of examples, the same for the same seed, in order, so many at once."""
+    """The examples of data in their order, `at_once` at a time, each distorted once and for all.
+
+    distortion as of `batches`; the same for the same seed.
+    """
     rng, make = np.random.default_rng(seed), maker(distortion)
     for i in range(0, max(len(data.labels), 1), at_once):
         yield make(Images(data.images[i : i + at_once], data.labels[i : i + at_once]), rng)

@@ -1,4 +1,4 @@
-"""Networks that come trained with the package, to look at and to go on from.
+"""Networks of Sect. 4.1 that come trained with the package, to look at and to go on from.
 
 Each file in weights/ holds what a run left, and its settings and test error.
 """

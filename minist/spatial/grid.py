@@ -77,7 +77,8 @@ def regular_axis(n: int, align_corners: bool = True) -> np.ndarray:
 def regular_grid(size: Size, align_corners: bool = True) -> np.ndarray:
     """The regular grid G of Sect. 3.2 in homogeneous coordinates: rows x, y (, z) and 1.
 
-    size (H', W') gives (3, H' W'), size (D', H', W') gives (4, D' H' W'); float64, read-only.
+    size (H', W') gives (3, H' W'), size (D', H', W') gives (4, D' H' W'); float64, read-only. With
+    align_corners -1 and 1 are the centres of the border pixels, else their outer edges.
     Raises ValueError for a size with fewer or more sides.
     """
     size = tuple(size)

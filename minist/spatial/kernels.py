@@ -183,7 +183,7 @@ class Lanczos(Kernel):
     Parameters
     ----------
     a : int
-        Lobes on each side; 2 and 3 are usual.
+        Lobes on each side, 1 or more, else a ValueError; 2 and 3 are usual.
     """
 
     normalised = True
@@ -223,8 +223,8 @@ class Gaussian(Kernel):
     Parameters
     ----------
     sigma : float
-        In pixels; below 0.1 it counts as 0.1, where nothing but the nearest pixel is left, and
-        is not learnt any more.
+        In pixels, above 0, else a ValueError; below 0.1 it counts as 0.1, where nothing but the
+        nearest pixel is left, and is not learnt any more.
     support : float, optional
         Where the kernel is cut off; 3 sigma by default, at least 1, so that no point lies between
         the pixels unseen by any. Give more where sigma is to grow.

@@ -1,4 +1,5 @@
-"""Between theta and matrices in pixels, such as OpenCV's; on the host and without gradient."""
+"""Between theta, the pose of Sect. 3.4, and matrices in pixels, such as OpenCV's; on the host and
+without gradient."""
 
 from __future__ import annotations
 
