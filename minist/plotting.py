@@ -15,7 +15,9 @@ from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -401,6 +403,40 @@ def cases(shown: Sequence[Case]) -> Figure:
             for ax, name in zip(axes[:, 0], ("(a) input", "(b) grid", "(c) output"), strict=True):
                 ax.set_ylabel(name)
     return figure
+
+
+class Frame(NamedTuple):
+    """What a transformer does to images after some steps: grids (N, H', W', 2), outputs."""
+
+    step: int
+    grids: Array
+    outputs: Array
+
+
+def settling(images: Array, frames: Sequence[Frame], seconds: float = 8.0) -> FuncAnimation:
+    """Grids over images (N, 1, H, W), and outputs below them, frame after frame.
+
+    `settling(...).save("settling.gif", writer="pillow")` writes it.
+    """
+    images = as_array(images)
+    figure = Figure(figsize=(1.2 * len(images), 2.9), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, len(images), squeeze=False)
+
+    def draw(frame: Frame) -> list[Any]:
+        figure.suptitle(f"step {frame.step}")
+        grids, outputs = as_array(frame.grids), as_array(frame.outputs)
+        for i in range(len(images)):
+            for ax in axes[:, i]:
+                ax.clear()
+            draw_image(axes[0, i], images[i, 0])
+            draw_grid(axes[0, i], grids[i], images.shape[2:])
+            draw_image(axes[1, i], outputs[i, 0])
+        return []
+
+    return FuncAnimation(
+        figure, draw, frames, init_func=lambda: [], interval=1000 * seconds / len(frames)
+    )
 
 
 def table1_curves(by_distortion: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:

@@ -54,7 +54,8 @@ def test_the_examples_of_a_page_run_one_after_the_other(page, capsys):
     names = {}
     for code, printed in EXAMPLE.findall(page.read_text(encoding="utf-8")):
         exec(compile(code, page.name, "exec"), names)
-        assert capsys.readouterr().out == printed
+        if printed:
+            assert capsys.readouterr().out == printed
 
 
 COMMANDS = [line for page in PAGES for text in blocks(page, "sh") for line in text.splitlines()]
@@ -68,4 +69,5 @@ def test_commands_are_understood(line):
 @every_page
 def test_every_linked_file_is_there(page):
     links = re.findall(r"\]\(((?!http)[^)#]+)\)", page.read_text(encoding="utf-8"))
+    links = [link for link in links if link != "tutorials/index.md"]  # made by the docs' build
     assert [link for link in links if not (page.parent / link).exists()] == []

@@ -18,7 +18,7 @@ import minist
 from minist import Tensor, cli, models, plotting
 from minist.experiments import table1
 from minist.experiments.table1 import PAPER, Cell, Table, jobs, name_of
-from minist.training import Run, RunError, Settings, load_test_set, load_trained, train
+from minist.training import Run, RunError, Settings, load_examples, load_trained, train
 
 ROOT = Path(minist.__file__).parents[1]
 QUICK = {"limit": 640, "epochs": 2, "batch_size": 64, "warmup": 2}
@@ -115,7 +115,7 @@ def test_a_result_tells_of_its_run(finished):
 
 def test_a_finished_job_never_runs_again(finished, tmp_path, monkeypatch):
     table, chosen = finished
-    monkeypatch.setattr("minist.experiments.distorted_mnist.train", None)
+    monkeypatch.setattr("minist.training.loop.train", None)
     again = Table(tmp_path / "results", table.runs)  # its result lost, its folder kept
     found = table1.run_job(chosen[0], table.folder(chosen[0]))
     kept = table1.read_result(table.result_file(chosen[0]))
@@ -194,8 +194,8 @@ class KilledOnce(training.Run):
                 return
             os.kill(os.getpid(), signal.SIGKILL)
 
-from minist.experiments import distorted_mnist
-distorted_mnist.Run = KilledOnce
+from minist.training import loop
+loop.Run = KilledOnce
 """
 
 
@@ -318,7 +318,7 @@ def test_the_picture_shows_what_only_the_st_network_gets_right(tmp_path):
     case = table.case("E")
     assert case.title == "E, tps"  # the better of the two
     cnn, st_cnn = (load_trained(table.folder(job))[0] for job in (cells[0], cells[2]))
-    images, labels = load_test_set(cells[0])
+    images, labels = load_examples(cells[0], 0, 10_000)
     assert 0 < len(case.labels) <= table1.EXAMPLES
     for image, label, taken_for in zip(case.images, case.labels, case.taken_for, strict=True):
         assert ((images == image).all((1, 2, 3)) & (labels == label)).any()
@@ -330,6 +330,14 @@ def test_the_picture_shows_what_only_the_st_network_gets_right(tmp_path):
     figure = plotting.cases([case])
     drawn = [ax for part in figure.subfigs for ax in part.axes if ax.images]
     assert len(drawn) == 3 * len(case.labels)
+
+
+def test_the_readme_shows_the_table_as_it_is():
+    readme = ROOT / "README.md"
+    if not (ROOT / "docs" / "results").is_dir():
+        pytest.skip("not a clone of the repository")
+    table = table1.as_table(Table(ROOT / "docs" / "results", ROOT / "nowhere").read())
+    assert f"<!-- table 1 -->\n\n{table}\n" in readme.read_text()
 
 
 def test_the_page_in_the_docs_is_what_its_results_say():

@@ -553,7 +553,7 @@ PAGE = """\
 # Table 1, measured
 
 Test errors in per cent on the 10,000 distorted test digits, the mean and standard deviation over \
-seeds where there is more than one; in brackets the paper's error, and ours minus the paper's.
+seeds where there is more than one; in brackets the paper's error, then ours minus the paper's.
 
 {table}
 
@@ -561,7 +561,7 @@ seeds where there is more than one; in brackets the paper's error, and ours minu
 missing and writes this page, [the table as CSV](table1.csv) and the pictures; `minist table1 \
 --help` tells how to run part of it, other seeds, or all of it on a cluster. Everything here comes \
 from the files in [results/](results), one for each finished job, with its settings and learning \
-curve; only the numbers in brackets are the paper's.
+curve; only the first number in each bracket is the paper's.
 
 ## The digits
 
@@ -579,7 +579,8 @@ The paper trained each network for 150,000 steps of 256 images, 38 million image
 {recipes}
 
 All was chosen on 10,000 training digits held \
-back, never on the test digits. The networks of a column have equally many parameters, within \
+back, never on the test digits, and [recipes.md](recipes.md) tells what each change brought. The \
+networks of a column have equally many parameters, within \
 2.5 %: as many as a CNN with 48 filters, about 120,000 on 28x28, where the paper speaks of \
 400,000; see `minist info MODEL`. RTS is halved to 21x21 behind the transformer, which leaves 1x1 \
 after the second convolution, with pooling that rounds up.

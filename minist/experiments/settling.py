@@ -1,0 +1,74 @@
+"""The film of a transformer that settles: grids and outputs over its first few hundred steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import plotting
+from ..autograd import Tensor, no_grad
+from ..datasets import batches
+from ..training import (
+    MicroBatches,
+    Settings,
+    explained,
+    load_examples,
+    training_step,
+    transformers,
+)
+from ..training.loop import State, load_training_set, settled
+
+
+def film(
+    settings: Settings, path: str | Path, steps: int = 600, every: int = 10, digits: int = 6
+) -> Path:
+    """Train for a few hundred steps and watch the same test digits meanwhile.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of a network with a transformer; the rate falls as it would over all their epochs.
+    path : path
+        Of the GIF.
+    steps, every : int
+        How long to train, and from picture to picture.
+    digits : int
+        How many to watch.
+
+    Raises
+    ------
+    ValueError
+        If the network has no transformer.
+    """
+    settings = settled(settings)
+    training_set, _ = load_training_set(settings)
+    whole = settings.epochs * -(-len(training_set.labels) // settings.batch_size)
+    model = (state := State.start(settings, whole)).model
+    if not transformers(model):
+        raise ValueError(f"{settings.model} has no transformer to watch")
+    (st,) = transformers(model)
+    images = load_examples(settings, 0, digits).images
+    frames = []
+
+    @no_grad()
+    def watch() -> None:
+        outputs = st(Tensor(images)).numpy()
+        frames.append(plotting.Frame(state.step, st.grid.numpy(), outputs))
+
+    watch()
+    with MicroBatches(settings.micro_batch) as micro_batches:
+        for epoch in range(-(-steps * settings.batch_size // len(training_set.labels))):
+            of_epoch = batches(
+                training_set, settings.batch_size, settings.examples, settings.seed, epoch
+            )
+            for some, labels in of_epoch:
+                if state.step == steps:
+                    of_epoch.close()
+                    break
+                training_step(model, some, labels, micro_batches, (settings.seed, state.step))
+                state.update()
+                if state.step % every == 0:
+                    watch()
+    path = Path(path)
+    with explained(path):
+        plotting.settling(images, frames).save(path, writer="pillow", dpi=80)
+    return path

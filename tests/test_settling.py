@@ -1,0 +1,35 @@
+"""The film of a transformer that settles."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minist import plotting
+from minist.experiments import settling
+from minist.training import Settings
+
+TINY = Settings(limit=96, filters=2, batch_size=32, micro_batch=16, warmup=1)
+
+
+def test_a_film_has_a_picture_of_every_so_many_steps(tmp_path, monkeypatch):
+    seen = []
+
+    def film(images, frames):
+        seen.extend(frames)
+        return original(images, frames)
+
+    original = plotting.settling
+    monkeypatch.setattr(plotting, "settling", film)
+    path = settling.film(TINY, tmp_path / "settling.gif", steps=8, every=2, digits=2)
+    with Image.open(path) as gif:
+        assert gif.n_frames == 5
+    assert [frame.step for frame in seen] == [0, 2, 4, 6, 8]  # over three epochs of 3 steps
+    identity = np.stack(np.meshgrid(*[np.linspace(-1, 1, 28)] * 2), axis=-1)
+    np.testing.assert_allclose(seen[0].grids, [identity, identity], atol=1e-6)
+    assert all(frame.outputs.shape == (2, 1, 28, 28) for frame in seen)
+    assert not np.array_equal(seen[0].grids, seen[-1].grids)
+
+
+def test_a_network_without_a_transformer_has_nothing_to_show(tmp_path):
+    with pytest.raises(ValueError, match="cnn has no transformer to watch"):
+        settling.film(Settings(model="cnn", limit=32), tmp_path / "x.gif")
