@@ -221,8 +221,8 @@ def asked_for(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def train_command(options: argparse.Namespace) -> None:
-    asked = asked_for(options)
-    settings = options.experiment.of({**RECIPES[options.recipe], **asked})
+    asked = {**RECIPES[options.recipe], **asked_for(options)}
+    settings = options.experiment.of(asked)
     if options.resume:
         if options.out is None:
             raise RunError("--resume needs the folder of the run: --out FOLDER")
@@ -275,7 +275,7 @@ def table1_command(options: argparse.Namespace) -> None:
             for name, value in vars(options).items()
             if name in ("models", "transformations", "distortions", "seeds", "recipe")
         }
-        asked = asked_for(options)
+        asked = {**RECIPES[options.recipe], **asked_for(options)}
         jobs = table.unfinished(table1.jobs(**wanted, **asked), asked)
         # A batch of 128 in micro-batches of 64 gives two threads work.
         workers = options.workers or max(num_threads() // 2, 1)

@@ -133,6 +133,19 @@ def test_other_settings_than_those_of_a_result_or_a_run_are_refused(finished, tm
         Table(tmp_path, table.runs).unfinished(chosen, {"epochs": 3})
 
 
+def test_a_finished_table_needs_nobody(finished):
+    table, _ = finished
+    table.run([], scheduler="tcp://127.0.0.1:1")
+
+
+def test_another_recipe_is_not_taken_for_the_same(finished, capsys):
+    table, _ = finished
+    options = ["--results", str(table.results), "--runs", str(table.runs)]
+    options += ["--models", "fcn", "--distortions", "R", "--limit", "640"]
+    assert cli.main(["table1", "--recipe", "paper", *options]) == 1
+    assert "fcn-R-0.json was made with epochs = 2, not 638" in capsys.readouterr().err
+
+
 def test_a_job_goes_on_with_the_settings_that_it_was_begun_with(tmp_path):
     table, (job,) = table_in(tmp_path), quick()
     Run(table.folder(job)).folder.mkdir(parents=True)

@@ -40,6 +40,7 @@ from ..training import (
     Run,
     RunError,
     Settings,
+    difference,
     explained,
     load_test_set,
     load_trained,
@@ -145,13 +146,11 @@ class Table:
         for job in chosen:
             file, run = self.result_file(job), Run(self.folder(job))
             if file.is_file():
-                begun = read_result(file)["settings"]
-                for name, value in asked.items():
-                    if begun.get(name) != value:
-                        raise RunError(
-                            f"{file} was made with {name} = {begun.get(name)}, not {value}: for "
-                            "other settings choose another --results and --runs"
-                        )
+                if other := difference(Settings.of(read_result(file)["settings"]), asked):
+                    raise RunError(
+                        f"{file} was made with {other}: for other settings choose another "
+                        "--results and --runs"
+                    )
                 continue
             left.append(run.settings_as_begun(asked) if run.exists() else job)
         return left
@@ -178,6 +177,8 @@ class Table:
         KeyboardInterrupt
             When every job of this machine has written a checkpoint.
         """
+        if not chosen:
+            return
         failed = {}
         with executor_of(workers, scheduler) as executor:
             waiting = {executor.submit(run_job, job, str(self.folder(job))): job for job in chosen}
@@ -557,11 +558,21 @@ seeds where there is more than one; in brackets the paper's error, then ours min
 
 {table}
 
-{measured} of {cells} cells have been run, {hours:.1f} hours in all. `minist table1` runs what is \
-missing and writes this page, [the table as CSV](table1.csv) and the pictures; `minist table1 \
---help` tells how to run part of it, other seeds, or all of it on a cluster. Everything here comes \
-from the files in [results/](results), one for each finished job, with its settings and learning \
-curve; only the first number in each bracket is the paper's.
+{measured} of {cells} cells have been run, {hours:.1f} hours in all. Everything here comes from \
+the files in [results/](results), one for each finished job, with its settings and learning curve; \
+only the first number in each bracket is the paper's.
+
+```sh
+minist table1                                                   # run what is missing
+minist table1 --models cnn st-cnn --distortions R --seeds 1 2   # part of it
+minist table1 --report                                          # only write this page
+dask scheduler                                                  # or on a cluster: here,
+MINIST_NUM_THREADS=2 dask worker tcp://HOST:8786 --nthreads 1   # on each machine, once or more,
+minist table1 --scheduler tcp://HOST:8786 --runs /shared/runs   # and here again
+```
+
+Any of it may be stopped or killed; the same command goes on from the last checkpoints. A job with \
+a file of results is not run again.
 
 ## The digits
 

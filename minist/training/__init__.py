@@ -10,7 +10,7 @@ from .loop import (
     test,
     train,
 )
-from .run import Run, RunError, explained
+from .run import Run, RunError, difference, explained
 from .settings import RECIPES, TABLE, Experiment, Settings, setting
 from .step import MicroBatches, Report, evaluation_step, training_step, transformers
 
@@ -25,6 +25,7 @@ __all__ = [
     "RunError",
     "Settings",
     "carry_out",
+    "difference",
     "evaluate",
     "evaluation_step",
     "explained",

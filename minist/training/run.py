@@ -111,14 +111,10 @@ class Run:
             raise RunError(
                 f"{self.folder} was begun with minist {begun.command}, not {kind.command}"
             )
-        for name, value in asked.items():
-            before = getattr(begun, name)
-            value = str(Path(value).resolve()) if name == "data" else value
-            if before != value:
-                raise RunError(
-                    f"{self.folder} was begun with {name} = {before}, not {value}; a resumed run "
-                    "keeps its settings"
-                )
+        if other := difference(begun, asked):
+            raise RunError(
+                f"{self.folder} was begun with {other}; a resumed run keeps its settings"
+            )
         return begun
 
     def write_config(self, settings: dict[str, Any]) -> None:
@@ -195,6 +191,15 @@ class Run:
             raise RunError(f"{faults[0]}; without a checkpoint the run has to start again")
         self.metrics.unlink(missing_ok=True)  # of a run that was killed before its first
         return None, None
+
+
+def difference(begun: Experiment, asked: Mapping[str, Any]) -> str | None:
+    """The first of the settings asked for that is another, "epochs = 40, not 50"; None if none."""
+    for name, value in asked.items():
+        value = str(Path(value).resolve()) if name == "data" and value else value
+        if getattr(begun, name) != value:
+            return f"{name} = {getattr(begun, name)}, not {value}"
+    return None
 
 
 @contextmanager
