@@ -274,9 +274,8 @@ def _describe(value: Any) -> str:
 def grad(output: Tensor, inputs: Sequence[Tensor], grad: Any = None) -> list[Array]:
     """d(output)/d(input) for each of the inputs, returned instead of added to `input.grad`.
 
-    They are leaves or results on the way to the output; one that the output does not depend on
-    gets zeros. `grad` is dL/d(output), 1 for a scalar. Several threads may call it on graphs that
-    share their leaves.
+    They are leaves or results on the way; one that the output does not depend on gets zeros. `grad`
+    is dL/d(output), 1 for a scalar. Several threads may call it on graphs that share their leaves.
 
     Raises ValueError if an input does not require a gradient, and as `Tensor.backward` does.
     """
