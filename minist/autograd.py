@@ -169,6 +169,7 @@ def tensor(data: Any, requires_grad: bool = False, device: str | None = None) ->
 
     An array keeps its dtype; Python numbers and lists become float32; a tensor gives a new leaf.
     An array already on `device` (default: where it is, lists on the CPU) is shared, not copied.
+    With requires_grad, `backward` leaves a gradient in it; it must be floating, else a TypeError.
     """
     if isinstance(data, Tensor):
         data = data.data
