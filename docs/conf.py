@@ -53,3 +53,14 @@ html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
+
+
+def the_rest(app, docname, source):
+    """Pages at the top of docs/ that no menu names take the place of the line `*`."""
+    if docname == "index":
+        pages = {page.stem for page in DOCS.glob("*.md")} - {"index"} - set(source[0].split("\n"))
+        source[0] = source[0].replace("\n*\n", "\n" + "\n".join(sorted(pages)) + "\n")
+
+
+def setup(app):
+    app.connect("source-read", the_rest)

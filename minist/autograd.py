@@ -169,6 +169,7 @@ def tensor(data: Any, requires_grad: bool = False, device: str | None = None) ->
 
     An array keeps its dtype; Python numbers and lists become float32; a tensor gives a new leaf.
     An array already on `device` (default: where it is, lists on the CPU) is shared, not copied.
+    With requires_grad, `backward` leaves a gradient in it; it must be floating, else a TypeError.
     """
     if isinstance(data, Tensor):
         data = data.data
@@ -274,9 +275,8 @@ def _describe(value: Any) -> str:
 def grad(output: Tensor, inputs: Sequence[Tensor], grad: Any = None) -> list[Array]:
     """d(output)/d(input) for each of the inputs, returned instead of added to `input.grad`.
 
-    They are leaves or results on the way to the output; one that the output does not depend on
-    gets zeros. `grad` is dL/d(output), 1 for a scalar. Several threads may call it on graphs that
-    share their leaves.
+    They are leaves or results on the way; one that the output does not depend on gets zeros. `grad`
+    is dL/d(output), 1 for a scalar. Several threads may call it on graphs that share their leaves.
 
     Raises ValueError if an input does not require a gradient, and as `Tensor.backward` does.
     """

@@ -53,7 +53,7 @@ def served(site):
 def page(browser, served):
     """A page that fails the test if it fetches from elsewhere or reports an error."""
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(240_000)  # for machines that do much else
     faults = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
