@@ -171,3 +171,10 @@ def test_the_peer_in_jax_is_the_same_network():
     assert found.keys() == set(cases.NETWORKS)
     assert max(found.values()) < 1e-5
     assert milliseconds.keys() == {"step", "inference"}
+
+
+def test_rows_of_memory_are_chosen_by_name(capsys, monkeypatch):
+    monkeypatch.setattr(memory, "in_process", lambda *what: 7.0)
+    benchmark.run(batch_size=2, peers=[], only="memory*st-cnn*42*")
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| st-cnn")]
+    assert len(rows) == 1 and rows[0].startswith("| st-cnn affine 42x42 | 7.00 | 7.00 |")
