@@ -29,6 +29,7 @@ from minist.training import (
     training_step,
 )
 from minist.training import loop as loop_module
+from minist.training import step as step_module
 from minist.training.loop import State, load_training_set, train
 
 QUICK = Settings(epochs=2, limit=320, batch_size=64, filters=4, warmup=2, seed=3)
@@ -54,6 +55,35 @@ def small_model(seed=0):
 
 
 # --- a step ---
+
+
+@pytest.mark.parametrize(
+    ("each", "batch_size", "cores", "size"),
+    [
+        (30_000, 256, 2, 64),  # no more than 64 images
+        (30_000, 100, 2, 50),  # one for each core
+        (30_000, 256, 8, 32),
+        (30_000, 8, 2, 16),  # not below 16
+        (500, 256, 2, 128),  # too small to be cut
+        (400_000, 256, 2, 32),  # too large for a cache
+        (10_000_000, 256, 2, 16),
+    ],
+)
+def test_the_size_of_a_micro_batch(monkeypatch, each, batch_size, cores, size):
+    monkeypatch.setattr(step_module, "activations", lambda model, image: each)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert step_module.micro_batch_size(None, (1, 28, 28), batch_size) == size
+
+
+def test_activations_leave_nothing_behind():
+    """Neither random numbers are drawn from the thread's generator, nor statistics updated."""
+    norm = nn.BatchNorm1d(3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), norm, nn.Dropout(0.5), nn.Linear(3, 2))
+    minist.manual_seed(5)
+    expected = np.random.default_rng(5).random()
+    assert step_module.activations(model, (1, 2, 2)) == 3 + 3 + 3 + 2
+    assert minist.backend.generator().random() == expected
+    assert norm.num_batches_tracked == 0
 
 
 @pytest.mark.parametrize("size", [1, 7, 32, 1000])

@@ -81,11 +81,13 @@ def rows(
         measured = contest.medians(case.contestants(), rounds, seconds)
         floor = 1e3 * max(case.flops / machine.multiply_rate, case.bytes / machine.copy_rate)
         yield Row(case.group, case.name, measured, floor or None, case.images)
-    if matches("memory", only.partition(" ")[0]):
-        sizes = cases.SIZES[:1] if quick else cases.SIZES
-        for row in memory.rows(batch_size, [p for p in peers if p in cases.QUICKLY_MADE], sizes):
-            if matches(f"{row.group} {row.name}", only):
-                yield row
+    sizes = cases.SIZES[:1] if quick else cases.SIZES
+    peers = [p for p in peers if p in cases.QUICKLY_MADE]
+    for name, transformation, size in memory.listed(sizes):
+        label = cases.label(name, transformation, size)
+        if matches(f"memory {label}", only):
+            measured = memory.measured(name, transformation, size, batch_size, peers)
+            yield Row("memory", label, measured)
 
 
 def matches(name: str, pattern: str) -> bool:

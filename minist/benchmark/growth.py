@@ -13,7 +13,7 @@ from .cases import module_of
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SIDES = (28, 36, 44, 52, 60, 76, 92, 108, 128, 160, 192, 224, 256)
-SIDES_BATCH = 32
+SIDES_BATCH = 8
 FILTERS = 32
 
 
@@ -77,7 +77,7 @@ def point(n: int, side: int, peers: Sequence[str], training: bool, quick: bool) 
             if training
             else module.inference(peer, model, images)
         )
-    return contest.medians(contestants, 1 if quick else 2, 0.02 if quick else 0.3)
+    return contest.medians(contestants, 1, 0.02 if quick else 0.2)
 
 
 @contextmanager

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from . import cases, networks, own
-from .report import Row
-
-NETWORKS = (("cnn", None), ("st-cnn", "affine"))
 
 
-def rows(batch_size: int, peers: list[str], sizes: tuple[int, ...]) -> Iterator[Row]:
-    for size in sizes:
-        for name, transformation in NETWORKS:
-            measured = {
-                who: in_process(who, name, transformation, size, batch_size)
-                for who in (own.TRAINING, own.OWN_LOOP, *peers)
-            }
-            yield Row("memory", cases.label(name, transformation, size), measured)
+def listed(sizes: tuple[int, ...]) -> list[tuple[str, str | None, int]]:
+    return [(*network, size) for size in sizes for network in (("cnn", None), ("st-cnn", "affine"))]
+
+
+def measured(
+    name: str, transformation: str | None, size: int, batch_size: int, peers: list[str]
+) -> dict[str, float]:
+    """Megabytes of each contestant."""
+    return {
+        who: in_process(who, name, transformation, size, batch_size)
+        for who in (own.TRAINING, own.OWN_LOOP, *peers)
+    }
 
 
 def in_process(*what) -> float:

@@ -42,30 +42,32 @@ class Report:
         )
 
 
-ACTIVATIONS = 13e6  # numbers in a micro-batch: about what a processor's outermost cache holds
+IMAGES = 64
+MOST, LEAST = 13e6, 2e6  # numbers that a micro-batch keeps between operations
 
 
 def micro_batch_size(model: nn.Module, image: tuple[int, ...], batch_size: int) -> int:
     """Images of shape (C, H, W), or volumes, in a micro-batch, where nothing else is said.
 
-    One micro-batch for each core, so that all have work. If it would keep more than
-    `ACTIVATIONS`, the largest power of two that does not, but not below 16, where calling an
-    operation costs more than doing it. The machine's cores count, not the threads in use, on which
-    the result must not depend.
+    One micro-batch for each core, so that all have work. A larger share is cut into powers of two
+    of at most 64 images, fewer if they would keep more numbers than a processor's outermost cache
+    holds (`MOST`), but no fewer than 16, where calling an operation costs more than doing it; for
+    the same reason what keeps less than `LEAST` is not cut. The machine's cores count, not the
+    threads in use, on which the result must not depend.
     """
     share = math.ceil(batch_size / (os.cpu_count() or 1))
-    most = ACTIVATIONS / activations(model, image)
+    each = activations(model, image)
+    most = max(min(IMAGES, MOST / each), LEAST / each, 16)
     return max(share if share <= most else 2 ** int(math.log2(most)), 16)
 
 
 def activations(model: nn.Module, image: tuple[int, ...]) -> int:
-    """How many numbers pass from one operation to another in a forward of one image."""
+    """How many numbers pass from one operation to another in a forward, for each image."""
     with random_state(np.random.default_rng(0)), nn.deferred():
-        images = array_module(model.parameters()[0].data).zeros((1, *image), dtype=np.float32)
-        output = model(Tensor(images))
-    return output.size + sum(
-        math.prod(edge.shape) for node in nodes(output) for edge in inner(node)
-    )
+        xp = array_module(model.parameters()[0].data)
+        output = model(Tensor(xp.zeros((2, *image), dtype=np.float32)))  # batch norm wants two
+    inside = sum(math.prod(edge.shape) for node in nodes(output) for edge in inner(node))
+    return (output.size + inside) // 2
 
 
 def nodes(output: Tensor) -> Iterator[Function]:
