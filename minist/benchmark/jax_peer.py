@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import nn, spatial
+from ..autograd import Tensor
 from .contest import Contestant
 
 Weights = dict[str, Any]
@@ -40,14 +41,19 @@ def translate(module: nn.Module, prefix: str = "") -> Callable[[Weights, Any], A
     if isinstance(module, nn.Linear):
         return lambda p, x: x @ weight(p, "weight").T + weight(p, "bias")
     if isinstance(module, nn.MaxPool2d):  # the mean too
-        (kh, kw), stride, padding, _ = module.window
+        (kh, kw), stride, padding, ceil_mode = module.window
         mean = isinstance(module, nn.AvgPool2d)
         start, add = (0.0, jax.lax.add) if mean else (-jnp.inf, jax.lax.max)
-        border = [(0, 0), (0, 0), *((n, n) for n in padding)]
-        return lambda p, x: (
-            jax.lax.reduce_window(x, start, add, (1, 1, kh, kw), (1, 1, *stride), border)
-            / (kh * kw if mean else 1)
-        )
+
+        def pool(p: Weights, x: Any) -> Any:
+            border = [(0, 0), (0, 0)]
+            for n, k, step, margin in zip(x.shape[2:], (kh, kw), stride, padding, strict=True):
+                left = (n + 2 * margin - k) % step if ceil_mode else 0
+                border.append((margin, margin + (step - left if left else 0)))
+            sums = jax.lax.reduce_window(x, start, add, (1, 1, kh, kw), (1, 1, *stride), border)
+            return sums / (kh * kw if mean else 1)
+
+        return pool
     if isinstance(module, nn.ReLU):
         return lambda p, x: jax.nn.relu(x)
     if isinstance(module, nn.Flatten):
@@ -77,7 +83,9 @@ def transformer(st: spatial.SpatialTransformer, prefix: str) -> Callable[[Weight
     def forward(p: Weights, u: Any) -> Any:
         theta = localisation(p, u)
         n, _, h, w = u.shape
-        basis = jnp.asarray(st.transformation.basis((h, w), st.align_corners), dtype=u.dtype)
+        basis = jnp.asarray(
+            st.transformation.basis((h, w), st.align_corners, Tensor(np.zeros(1))), dtype=u.dtype
+        )
         if isinstance(st.transformation, spatial.Affine):
             grid = theta.reshape(n, 2, 3) @ basis
         elif isinstance(st.transformation, spatial.ThinPlateSpline):

@@ -1,6 +1,6 @@
 """The networks that are timed: those of Sect. 4.1, with stated widths, and their work.
 
-48 filters in each convolution at 28x28 and 42x42, 32 at 60x60; nothing is pooled between the
+48 filters in each convolution at 28x28 and 42x42, 32 at 60x60, 130 units in an FCN; nothing is pooled between the
 transformer and the classifier. The numbers thus compare over versions, whatever `models.build`
 chooses for training.
 """
@@ -20,6 +20,7 @@ from ..spatial import LocalisationCNN, LocalisationFC, SpatialTransformer
 from ..training.step import activations, nodes
 
 FILTERS = {28: 48, 42: 48, 60: 32}
+UNITS = 130
 
 
 def build(
@@ -27,11 +28,12 @@ def build(
 ) -> nn.Module:
     """fcn, cnn, st-fcn or st-cnn for size x size images of one channel and ten classes."""
     shape = (1, size, size)
-    classifier = CNN(shape, filters or FILTERS[size]) if name.endswith("cnn") else FCN(shape)
+    convolutional = name.endswith("cnn")
+    classifier = CNN(shape, filters or FILTERS[size]) if convolutional else FCN(shape, UNITS)
     if not name.startswith("st-"):
         return classifier
     chosen = TRANSFORMATIONS[transformation]()
-    localisation = LocalisationCNN if name.endswith("cnn") else LocalisationFC
+    localisation = LocalisationCNN if convolutional else LocalisationFC
     return nn.Sequential(SpatialTransformer(localisation(shape, chosen), chosen), *classifier)
 
 

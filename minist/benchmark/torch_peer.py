@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .. import nn, spatial
+from ..autograd import Tensor
 from ..backend import num_threads
 from .contest import Contestant
 
@@ -100,7 +101,8 @@ def constant(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """B^T, (points, K), of T = M B."""
-    return torch.tensor(np.ascontiguousarray(transformation.basis(size, align_corners).T)).to(dtype)
+    basis = transformation.basis(size, align_corners, Tensor(np.zeros(1)))
+    return torch.tensor(np.ascontiguousarray(basis.T)).to(dtype)
 
 
 def training(name: str, model: nn.Module, images: np.ndarray, labels: np.ndarray) -> Contestant:
