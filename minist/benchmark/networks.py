@@ -1,8 +1,8 @@
 """The networks that are timed: those of Sect. 4.1, with stated widths, and their work.
 
-48 filters in each convolution at 28x28 and 42x42, 32 at 60x60, 130 units in an FCN; nothing is pooled between the
-transformer and the classifier. The numbers thus compare over versions, whatever `models.build`
-chooses for training.
+48 filters in each convolution at 28x28 and 42x42, 32 at 60x60, 130 units in an FCN; nothing is
+pooled between the transformer and the classifier. The numbers thus compare over versions, whatever
+`models.build` chooses for training.
 """
 
 from __future__ import annotations
