@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -108,6 +110,20 @@ def to_numpy(array: Array) -> np.ndarray:
 def add_at(target: Array, index: Array, values: Array) -> None:
     """target[index] += values for flat arrays, adding up where an index comes more than once."""
     array_module(target).add.at(target, index, values)
+
+
+def processor(device: str = "cpu") -> str:
+    """The processor of a device, "cpu" or "cuda", by its trade name where the system tells it.
+
+    Raises RuntimeError for "cuda" without CuPy and a GPU.
+    """
+    if device == "cuda":
+        return require_cupy().cuda.runtime.getDeviceProperties(0)["name"].decode()
+    with suppress(OSError):  # Linux tells more than platform does
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 # --- random numbers -----------------------------------------------------------------------------

@@ -339,21 +339,20 @@ def machine() -> dict[str, str]:
 
     import numpy as np
 
-    from .backend import require_cupy
+    from .backend import processor, require_cupy
     from .benchmark import blas
 
     facts = {
         "minist": __version__,
         "Python": platform.python_version(),
         "system": platform.platform(),
+        "CPU": processor(),
         "NumPy": np.__version__,
     }
     facts["BLAS"] = blas()
     facts["threads"] = str(num_threads())
     try:
-        cupy = require_cupy()
-        name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-        facts["CuPy"], facts["GPU"] = cupy.__version__, name
+        facts["CuPy"], facts["GPU"] = require_cupy().__version__, processor("cuda")
     except RuntimeError as error:
         facts["GPU"] = f"none ({error})"
     return facts

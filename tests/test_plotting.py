@@ -1,5 +1,6 @@
 """Pictures: what is drawn is where it should be."""
 
+import shutil
 from io import BytesIO
 from itertools import combinations
 
@@ -299,8 +300,8 @@ def arrows(figure):
 @pytest.fixture(params=["Graphviz", "Matplotlib"])
 def layout_by(request, monkeypatch):
     if request.param == "Matplotlib":
-        monkeypatch.setattr(plotting.shutil, "which", lambda name: None)
-    elif plotting.shutil.which("dot") is None:
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+    elif shutil.which("dot") is None:
         pytest.skip("Graphviz is not installed")
 
 

@@ -14,20 +14,21 @@ TINY = Settings(limit=96, filters=2, batch_size=32, micro_batch=16, warmup=1)
 def test_a_film_has_a_picture_of_every_so_many_steps(tmp_path, monkeypatch):
     seen = []
 
-    def film(images, frames):
-        seen.extend(frames)
-        return original(images, frames)
+    def film(images, grids, outputs, titles):
+        seen.append((grids[0], outputs[0], titles[0]))
+        return original(images, grids, outputs, titles)
 
-    original = plotting.settling
-    monkeypatch.setattr(plotting, "settling", film)
+    original = plotting.film
+    monkeypatch.setattr(plotting, "film", film)
     path = settling.film(TINY, tmp_path / "settling.gif", steps=8, every=2, digits=2)
     with Image.open(path) as gif:
         assert gif.n_frames == 5
-    assert [frame.step for frame in seen] == [0, 2, 4, 6, 8]  # over three epochs of 3 steps
+    grids, outputs, titles = zip(*seen, strict=True)
+    assert list(titles) == [f"step {n}" for n in (0, 2, 4, 6, 8)]  # over three epochs of 3 steps
     identity = np.stack(np.meshgrid(*[np.linspace(-1, 1, 28)] * 2), axis=-1)
-    np.testing.assert_allclose(seen[0].grids, [identity, identity], atol=1e-6)
-    assert all(frame.outputs.shape == (2, 1, 28, 28) for frame in seen)
-    assert not np.array_equal(seen[0].grids, seen[-1].grids)
+    np.testing.assert_allclose(grids[0], [identity, identity], atol=1e-6)
+    assert all(output.shape == (2, 1, 28, 28) for output in outputs)
+    assert not np.array_equal(grids[0], grids[-1])
 
 
 def test_a_network_without_a_transformer_has_nothing_to_show(tmp_path):

@@ -17,13 +17,14 @@ import minist
 import minist.functional as F
 from minist import models, nn, optim
 from minist.datasets import MNIST, distorted, split
-from minist.experiments.distorted_mnist import run_cell
+from minist.experiments.distorted_mnist import draw
 from minist.spatial import share_outside
 from minist.training import (
     MicroBatches,
     Run,
     RunError,
     Settings,
+    carry_out,
     evaluate,
     load_trained,
     training_step,
@@ -378,7 +379,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(half_done, monkeypatch):
 
 def test_a_folder_in_use_is_refused(tmp_path):
     with Run(tmp_path).locked(), pytest.raises(RunError, match="is in use by another process"):
-        run_cell(QUICK, tmp_path)
+        carry_out(QUICK, tmp_path, draw)
     (tmp_path / "lock").write_text("left behind by a killed process")
     with Run(tmp_path).locked():
         pass
@@ -386,12 +387,12 @@ def test_a_folder_in_use_is_refused(tmp_path):
 
 def test_a_run_is_not_overwritten_and_a_finished_one_not_repeated(tmp_path, monkeypatch):
     settings = replace(QUICK, epochs=1)
-    error = run_cell(settings, tmp_path)
+    error = carry_out(settings, tmp_path, draw)
     assert (tmp_path / "result.png").stat().st_size > 10_000
     with pytest.raises(RunError, match="holds a run; --resume goes on with it"):
-        run_cell(settings, tmp_path)
+        carry_out(settings, tmp_path, draw)
     monkeypatch.setattr(loop_module, "train", None)
-    assert run_cell(settings, tmp_path, resume=True) == error
+    assert carry_out(settings, tmp_path, draw, resume=True) == error
 
 
 def test_a_trained_model_is_what_was_trained(straight):

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import num_threads
-from .machine import blas, copy_rate, cpu, multiply_rate
+from ..backend import num_threads, processor
+from .machine import blas, copy_rate, multiply_rate
 from .own import OWN_LOOP, TRAINING
 
 EAGER = "PyTorch"
@@ -35,7 +35,7 @@ class Machine:
                 versions[name] = version(package)
             except PackageNotFoundError:
                 continue
-        return cls(cpu(), blas(), num_threads(), versions, multiply_rate(), copy_rate())
+        return cls(processor(), blas(), num_threads(), versions, multiply_rate(), copy_rate())
 
     def __str__(self) -> str:
         return (

@@ -1,4 +1,4 @@
-"""One cell of Table 1: train a network on distorted digits, test it, and draw what it sees."""
+"""What a network of Sect. 4.1 sees, drawn when its run ends."""
 
 from __future__ import annotations
 
@@ -6,14 +6,7 @@ from pathlib import Path
 
 from .. import plotting
 from ..autograd import Tensor, no_grad
-from ..training import Settings, carry_out, load_examples, load_trained, test, transformers
-
-
-def run_cell(
-    settings: Settings, out: str | Path, resume: bool = False, progress: bool = True
-) -> float:
-    """Train, test and draw; the test error in per cent. See `training.carry_out`."""
-    return carry_out(settings, out, draw, resume, progress)
+from ..training import load_examples, load_trained, test, transformers
 
 
 @no_grad()

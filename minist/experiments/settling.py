@@ -52,7 +52,8 @@ def film(
     @no_grad()
     def watch() -> None:
         outputs = st(Tensor(images)).numpy()
-        frames.append(plotting.Frame(state.step, st.grid.numpy(), outputs))
+        title = f"step {state.step}"
+        frames.append(plotting.film(images, [st.grid.numpy()], [outputs], [title]))
 
     watch()
     with MicroBatches(settings.micro_batch) as micro_batches:
@@ -70,5 +71,5 @@ def film(
                     watch()
     path = Path(path)
     with explained(path):
-        plotting.settling(images, frames).save(path, writer="pillow", dpi=80)
+        path.write_bytes(plotting.animation(frames, frames_per_second=8))
     return path

@@ -21,6 +21,7 @@ from .homogeneous import (
 from .localisation import LocalisationCNN, LocalisationFC, ThetaRegression
 from .piecewise import PiecewiseAffine
 from .pixels import theta_from_pixels, theta_to_pixels
+from .projection import project
 from .sampler import grid_sample
 from .thin_plate import ThinPlateSpline, tps_grid
 from .transformer import (
@@ -28,7 +29,6 @@ from .transformer import (
     SpatialTransformer,
     identity_penalty,
     outside_penalty,
-    project,
     share_outside,
 )
 

@@ -118,6 +118,11 @@ def to_pixels(x: Array, n: int, align_corners: bool) -> Array:
     return x * pixels_per_unit(n, align_corners) + (n - 1) / 2
 
 
+def rounding(dtype: np.dtype, size: int) -> float:
+    """How far a point may be off by rounding, in pixels: a few units in its last place."""
+    return 8 * float(np.finfo(dtype).eps) * max(size, 2) / 2
+
+
 class Transformation(nn.Module):
     """A class of transformations T_theta (Sect. 3.2).
 

@@ -78,9 +78,9 @@ class SpatialTransformer(nn.Module):
         if iterations > 1:
             one = transformation.identity()[None]
             transformation.compose(one, one)  # raises where there is none
-        if output_size is not None and len(tuple(np.atleast_1d(output_size))) < 2:
+        if output_size is not None and np.shape(output_size) != (transformation.dimensions,):
             raise ValueError(
-                f"{type(self).__name__}: output_size must be (H', W') or (D', H', W'), "
+                f"{type(self).__name__}: output_size must be (H', W'), of volumes (D', H', W'), "
                 f"not {output_size!r}"
             )
         self.localisation = localisation
@@ -225,32 +225,6 @@ class ParallelTransformers(SpatialTransformer):
         for theta in thetas:
             self.check_width(theta, len(u), p)
         return F.stack(thetas, axis=1)
-
-
-def project(volumes: Any, axis: int = 0, how: str = "sum") -> Tensor:
-    """Volumes seen along an axis: (N, C, D, H, W) to pictures (N, C, H, W), or without H or W.
-
-    Parameters
-    ----------
-    volumes : (N, C, D, H, W)
-    axis : 0, 1 or 2
-        D, H or W.
-    how : "sum", "mean" or "max"
-        An X-ray, its mean, or the brightest point on each way.
-
-    Raises
-    ------
-    ValueError
-        For another shape, axis or way.
-    """
-    ways = {"sum": F.sum, "mean": F.mean, "max": F.max}
-    shape = np.shape(volumes)
-    if len(shape) != 5 or axis not in (0, 1, 2) or how not in ways:
-        raise ValueError(
-            "project: expected volumes (N, C, D, H, W), an axis 0, 1 or 2, and sum, mean or max; "
-            f"got shape {shape}, axis {axis!r}, {how!r}"
-        )
-    return ways[how](volumes, axis=2 + axis)
 
 
 def points_outside(grid: Tensor) -> Array:
