@@ -56,7 +56,17 @@ def page(browser, served):
     page.set_default_timeout(240_000)  # for machines that do much else
     faults = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+
+    def failed(request):
+        if request.failure != "net::ERR_ABORTED":  # by the test, which has gone to another page
+            faults.append(f"failed: {request.url}, {request.failure}")
+
+    def answered(response):
+        if response.status >= 400:
+            faults.append(f"{response.status}: {response.url}")
+
+    page.on("requestfailed", failed)
+    page.on("response", answered)
 
     def requested(request):
         if not request.url.startswith((served, "data:", "blob:", "file:")):
