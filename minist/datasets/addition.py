@@ -12,8 +12,8 @@ from .distortions import distort
 def sums(digits: Images, rng: np.random.Generator) -> Images:
     """Each digit beside another of the same batch, and what the two add up to.
 
-    Every digit comes once as the first and once as the second, so there are as many pairs as
-    digits; pairs are drawn anew whenever they are made.
+    Every digit is distorted once and comes twice, in one pair as the first and in another as the
+    second, so there are as many pairs as digits. Pairs are drawn anew whenever they are made.
 
     Parameters
     ----------
@@ -27,10 +27,7 @@ def sums(digits: Images, rng: np.random.Generator) -> Images:
     Images : (N, 2, 42, 42) float32 in 0..1, turned, scaled and moved as in RTS, the batch innermost
     in memory; and labels 0 to 18, (N,)
     """
-    xp = array_module(digits.images)
-    second = rng.permutation(len(digits.labels))
-    n = len(second)
-    both = distort(xp.concatenate([digits.images, digits.images[second]]), "RTS", rng)
-    channels = both.transpose(1, 2, 3, 0).reshape(*both.shape[2:], 2, n)  # (42, 42, 2, N)
-    images = channels.transpose(2, 0, 1, 3).copy().transpose(3, 0, 1, 2)
-    return Images(images, digits.labels + digits.labels[second])
+    first = distort(digits.images, "RTS", rng)[:, 0].transpose(1, 2, 0)  # (42, 42, N)
+    order = rng.permutation(len(digits.labels))
+    both = array_module(first).stack([first, first[..., order]]).transpose(3, 0, 1, 2)
+    return Images(both, digits.labels + digits.labels[order])
