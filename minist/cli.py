@@ -13,6 +13,7 @@ from . import __version__, models
 from .backend import num_threads
 from .datasets import DISTORTIONS
 from .experiments.addition import Addition
+from .experiments.colocalise import Colocalisation
 from .experiments.volume import Volume
 from .models import MODELS, TRANSFORMATIONS, addition
 from .training import RECIPES, TABLE, Experiment, Run, RunError, Settings, carry_out, test
@@ -91,6 +92,38 @@ def parser() -> argparse.ArgumentParser:
         help="add two distorted digits, with one transformer or two",
         description="Train the networks that read the sum of two digits, each distorted on its own",
     )
+
+    colocalise = commands.add_parser(
+        "colocalise",
+        help="find the digit that a hundred images have in common",
+        description="Train a transformer on sets of images that show the same digit somewhere, "
+        "and write how many it has found, with the paper's numbers. A set with a result is not "
+        "run again.",
+    )
+    colocalise.set_defaults(command=colocalise_command, experiment=Colocalisation)
+    for name, known in (("distortions", ("T", "TC")), ("digits", range(10))):
+        colocalise.add_argument(
+            f"--{name}",
+            nargs="+",
+            choices=known,
+            type=type(known[0]),
+            metavar=name[:-1].upper(),
+            default=argparse.SUPPRESS,
+            help="(default: all)",
+        )
+    for name, folder, of in (
+        ("results", "docs/results/colocalise", "the finished sets' results"),
+        ("runs", "runs/colocalise", "the digit CNN, once it is trained"),
+    ):
+        colocalise.add_argument(
+            f"--{name}", type=Path, default=Path(folder), help=f"folder of {of} (default: {folder})"
+        )
+    colocalise.add_argument(
+        "--report", action="store_true", help="run nothing, only write the table of what there is"
+    )
+    for setting in Colocalisation.settings():
+        if setting.name not in ("distortion", "digit"):
+            add_setting(colocalise, setting, setting.default)
 
     bench = commands.add_parser(
         "benchmark",
@@ -311,6 +344,18 @@ def table_command(options: argparse.Namespace) -> None:
         table.run(table.unfinished(jobs, asked), workers, options.scheduler)
     print(table.write())
     print(f"written to {table.page}")
+
+
+def colocalise_command(options: argparse.Namespace) -> None:
+    from .experiments import colocalise
+
+    study = colocalise.Study(options.results, options.runs)
+    if not options.report:
+        wanted = {k: v for k, v in vars(options).items() if k in ("distortions", "digits")}
+        asked = asked_for(options)
+        study.run(study.unfinished(colocalise.jobs(**wanted, **asked), asked))
+    print(study.write())
+    print(f"written to {study.page}")
 
 
 def benchmark_command(options: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ from .runs import (
     volume_result,
 )
 from .section3 import basins, basis, feature_maps, gallery, kernel_curves, kinks, reductions
-from .windows import addition_result
+from .windows import addition_result, colocalisation
 
 __all__ = [
     "BLUE",
@@ -43,6 +43,7 @@ __all__ = [
     "basins",
     "basis",
     "cases",
+    "colocalisation",
     "contact_sheet",
     "curves",
     "draw_curve",

@@ -65,3 +65,37 @@ def addition_result(
         text = f"sum {guess}" if right else f"{guess}, is {label}"
         ax.set_title(text, color=GREEN if right else RED, fontsize=10)
     return figure
+
+
+def colocalisation(sets: Sequence[tuple]) -> Figure:
+    """What a transformer crops of the images of a set, over its training.
+
+    Parameters
+    ----------
+    sets : (title, images, boxes, moments) for each set
+        images (N, 1, H, W), the true boxes (N, 4) as (x, y) of two corners, and for each moment its
+        step and the boxes found.
+    """
+    rows = max(len(moments) for *_, moments in sets)
+    columns = max(len(images) for _, images, *_ in sets)
+    figure = Figure(
+        figsize=(1.15 * columns * len(sets) + 0.6, 1.2 * rows + 0.4), dpi=110, layout="constrained"
+    )
+    parts = figure.subfigures(1, len(sets), squeeze=False)[0]
+    for part, (title, images, boxes, moments) in zip(parts, sets, strict=True):
+        part.suptitle(title)
+        axes = part.subplots(rows, columns, squeeze=False)
+        for row, (step, found) in zip(axes, moments, strict=False):
+            row[0].set_ylabel(f"step {step}", fontsize=8)
+            for ax, image, true, box in zip(row, as_array(images), boxes, found, strict=True):
+                draw_image(ax, image[0])
+                draw_window(ax, corners(true), GREEN)
+                draw_window(ax, corners(box), ORANGE)
+                leave_room(ax, images.shape[2:])
+    return figure
+
+
+def corners(box: np.ndarray) -> np.ndarray:
+    """The four corners (4, 2) of a box (4,), clockwise from the upper left."""
+    x0, y0, x1, y1 = box
+    return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
