@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # gathers the names of what stands above it and itself imports what it likes.
 ORDER = """
     backend
+    cuda
     autograd files
     functional gradcheck
     nn optim
