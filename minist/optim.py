@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from . import cuda
 from .autograd import Tensor
 from .backend import Array, array_module, device_of, to_device
+from .cuda.optim import Update
 
 
 class Optimizer:
@@ -37,6 +39,7 @@ class Optimizer:
     """
 
     kept: tuple[str, ...] = ()  # names of the arrays that a subclass keeps for a parameter
+    kernel: str | None = None  # of cuda/optim.cu, which does on a GPU what `update` does
 
     def __init__(self, params: Iterable[Any], **defaults: Any):
         params = _listed(params)
@@ -71,6 +74,7 @@ class Optimizer:
             self.check(group)
         self.state: dict[Tensor, dict[str, Array]] = {}
         self.steps: Counter[Tensor] = Counter()  # a parameter without a gradient stands still
+        self.on_card = Update(self.kernel) if self.kernel else None
 
     def check(self, group: dict[str, Any]) -> None:
         """Make a group's numbers Python's; raise ValueError for one out of range."""
@@ -92,12 +96,52 @@ class Optimizer:
 
     def step(self) -> None:
         """Change every parameter that has a gradient, in place."""
-        for group in self.groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    state = self.state.setdefault(parameter, {})
-                    self.steps[parameter] += 1
-                    self.update(parameter.data, parameter.grad, self.steps[parameter], state, group)
+        self.advance()
+        self.change()
+
+    def advance(self) -> None:
+        """The first half of `step`: count it, and on a GPU hand its numbers over."""
+        learning = self.learning()
+        for parameter, _ in learning:
+            self.steps[parameter] += 1
+        if self.has_kernel(learning):
+            rows = [self.numbers(self.steps[p], group) for p, group in learning]
+            self.on_card.set(rows, learning[0][0].data)
+
+    def change(self) -> None:
+        """The other half of `step`, which can be captured in a CUDA graph: the update itself."""
+        learning = self.learning()
+        if self.has_kernel(learning):
+            for p, group in learning:
+                if not self.state.get(p):
+                    self.state[p] = self.first_state(p.data, group)
+            weights, grads = ([getattr(p, a) for p, _ in learning] for a in ("data", "grad"))
+            self.on_card.run(weights, grads, [list(self.state[p].values()) for p, _ in learning])
+            return
+        for p, group in learning:
+            state = self.state.setdefault(p, {})
+            self.update(p.data, p.grad, self.steps[p], state, group)
+
+    def learning(self) -> list[tuple[Tensor, dict[str, Any]]]:
+        """The parameters that have a gradient, each with its group."""
+        return [(p, group) for group in self.groups for p in group["params"] if p.grad is not None]
+
+    def has_kernel(self, learning: list[tuple[Tensor, dict[str, Any]]]) -> bool:
+        arrays = [array for p, _ in learning for array in (p.data, p.grad)]
+        return (
+            self.on_card is not None
+            and arrays != []
+            and cuda.usable(*arrays)
+            and all(array.flags.c_contiguous for array in arrays)
+        )
+
+    def numbers(self, t: int, group: dict[str, Any]) -> list[float]:
+        """What the kernel is given of a group, at a parameter's t-th step."""
+        raise NotImplementedError
+
+    def first_state(self, weight: Array, group: dict[str, Any]) -> dict[str, Array]:
+        """Zeros for what the kernel keeps for a parameter, in the order of `kept`."""
+        return {name: array_module(weight).zeros_like(weight) for name in self.kept}
 
     def update(
         self, weight: Array, grad: Array, t: int, state: dict[str, Array], group: dict
@@ -161,7 +205,7 @@ class SGD(Optimizer):
     weight_decay d adds d w to g.
     """
 
-    kept = ("velocity",)
+    kept, kernel = ("velocity",), "sgd"
 
     def __init__(
         self,
@@ -179,6 +223,12 @@ class SGD(Optimizer):
         super().check(group)
         if group["nesterov"] and not group["momentum"]:
             raise ValueError("SGD: Nesterov's step needs a momentum")
+
+    def numbers(self, t: int, group: dict[str, Any]) -> list[float]:
+        return [group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]]
+
+    def first_state(self, weight: Array, group: dict[str, Any]) -> dict[str, Array]:
+        return super().first_state(weight, group) if group["momentum"] else {}
 
     def update(
         self, weight: Array, grad: Array, t: int, state: dict[str, Array], group: dict
@@ -207,7 +257,7 @@ class Adam(Optimizer):
     weight_decay d adds d w to g.
     """
 
-    kept = ("m", "v")
+    kept, kernel = ("m", "v"), "adam"
 
     def __init__(
         self,
@@ -224,6 +274,11 @@ class Adam(Optimizer):
         group["betas"] = tuple(map(float, group["betas"]))
         if not all(0 <= beta < 1 for beta in group["betas"]):
             raise ValueError(f"Adam: betas must be in 0..1, below 1, not {group['betas']}")
+
+    def numbers(self, t: int, group: dict[str, Any]) -> list[float]:
+        b1, b2 = group["betas"]
+        rate, root = group["lr"] / (1 - b1**t), math.sqrt(1 - b2**t)
+        return [rate, root, b1, b2, group["eps"], group["weight_decay"]]
 
     def update(
         self, weight: Array, grad: Array, t: int, state: dict[str, Array], group: dict

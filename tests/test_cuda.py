@@ -14,8 +14,9 @@ import pytest
 from conftest import batch_innermost
 from host_kernels import FILES, compiled, on_host  # noqa: F401  (fixtures)
 
+import minist
 import minist.functional as F
-from minist import Tensor, cuda, spatial
+from minist import Tensor, cuda, nn, optim, spatial
 from minist.spatial import kernels
 
 TOLERANCE = {"float32": {"rtol": 2e-6, "atol": 2e-6}, "float64": {"rtol": 1e-13, "atol": 1e-13}}
@@ -249,6 +250,99 @@ def test_an_empty_batch_has_the_array_version(on_host):  # noqa: F811
     assert F.max_pool2d(np.zeros((0, 1, 4, 4)), 2).shape == (0, 1, 2, 2)
     assert F.conv2d(np.zeros((0, 1, 4, 4)), np.zeros((2, 1, 3, 3))).shape == (0, 2, 2, 2)
     assert on_host == []
+
+
+# --- the optimisers -----------------------------------------------------------------------------
+
+
+OPTIMISERS = {
+    "SGD": lambda params: optim.SGD(params, lr=0.1),
+    "momentum": lambda params: optim.SGD(params, 0.1, momentum=0.9, weight_decay=0.01),
+    "Nesterov": lambda params: optim.SGD(params, 0.1, momentum=0.9, nesterov=True),
+    "groups": lambda params: optim.SGD(
+        [{"params": params[:2], "momentum": 0.5, "lr": 0.2}, {"params": params[2:]}], 0.1
+    ),
+    "Adam": lambda params: optim.Adam(params, 0.1),
+    "decaying Adam": lambda params: optim.Adam(params, 0.1, (0.5, 0.7), 1e-3, weight_decay=0.1),
+}
+
+
+def after_steps(make, dtype, missing=2, count=50):
+    """Parameters and state after three steps; one has no gradient in one of them."""
+    rng = np.random.default_rng(0)
+    shapes = [(3, 4), (5,), (), (2, 1, 3)] + [(2,)] * (count - 4)
+    params = [nn.Parameter(rng.normal(size=shape).astype(dtype)) for shape in shapes]
+    optimizer = make(params)
+    schedule = optim.StepLR(optimizer, 2)
+    for step in range(3):
+        for i, p in enumerate(params):
+            grad = np.asarray(rng.normal(size=p.shape), dtype)
+            p.grad = None if (i, step) == (missing, 1) else grad
+        optimizer.step()
+        schedule.step()
+    state = optimizer.state_dict()
+    return [p.data for p in params], state["arrays"], state["steps"]
+
+
+@both_types
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_the_update_of_all_parameters(name, dtype, request):
+    expected, arrays, steps = after_steps(OPTIMISERS[name], dtype)
+    launched = request.getfixturevalue("on_host")
+    found, kept, counted = after_steps(OPTIMISERS[name], dtype)
+    assert set(launched) == {"set", "adam" if "Adam" in name else "sgd"}
+    assert (kept.keys(), counted) == (arrays.keys(), steps)
+    for a, b in zip([*found, *kept.values()], [*expected, *arrays.values()], strict=True):
+        np.testing.assert_allclose(a, b, **TOLERANCE[dtype])
+
+
+def test_the_update_takes_one_launch(on_host):  # noqa: F811
+    after_steps(OPTIMISERS["Adam"], "float32", count=48)
+    assert on_host == ["set", "adam"] * 3
+
+
+def test_a_state_goes_from_the_array_version_to_the_kernel(monkeypatch, compiled):  # noqa: F811
+    def two_steps(then):
+        p = nn.Parameter(np.arange(4.0))
+        optimizer = optim.Adam([p], 0.1)
+        for prepare in (lambda: None, then):
+            prepare()
+            p.grad = np.array([1.0, -2.0, 0.5, 0.0])
+            optimizer.step()
+        return p.data
+
+    def to_kernel():
+        monkeypatch.setattr(cuda, "function", compiled.function)
+        monkeypatch.setattr(cuda, "is_cupy", lambda array: isinstance(array, np.ndarray))
+
+    expected = two_steps(lambda: None)
+    np.testing.assert_allclose(two_steps(to_kernel), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["st-cnn", "st-fcn"])
+def test_a_network_learns_by_the_kernels_what_it_learns_by_arrays(name, rng, request):
+    images = rng.random((6, 1, 28, 28))
+    labels = rng.integers(0, 10, 6)
+
+    def losses():
+        minist.manual_seed(0)
+        model = minist.models.build(name, filters=4, units=8)
+        for p in model.parameters():
+            p.data = p.data.astype(np.float64)
+        optimizer = optim.Adam(model.parameters(), 1e-2)
+        seen = []
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(Tensor(images)), labels)
+            loss.backward()
+            optimizer.step()
+            seen.append(loss.item())
+        return seen
+
+    expected = losses()
+    launched = request.getfixturevalue("on_host")
+    np.testing.assert_allclose(losses(), expected, rtol=1e-9)
+    assert {"sample_2_2", "cross_entropy", "adam"} <= set(launched)
 
 
 # --- compilers ----------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ class Columns:
     """The GPU's way to a convolution, with the methods of `lowering.Rows` and `fourier.Fourier`.
 
     `geometry` is the convolution's `Geometry`; arrays are (C, H, W, N) and (F, C / groups, kh, kw);
-    `wanted`: whether gradients are, of x and of the weight. All pixels that each place of the kernel sees are copied, kh kw times as many as
-    the images have, in exchange for one large product: on a card products are cheap, and starting
-    many small ones is not.
+    `wanted`: whether gradients are, of x and of the weight. All that each place of the kernel sees
+    is copied, kh kw times as many pixels as the images have, in exchange for one large product: on
+    a card products are cheap, and starting many small ones is not.
     """
 
     def __init__(self, geometry: Any, weight: Array, wanted: tuple[bool, bool]):
