@@ -17,7 +17,7 @@ import numpy as np
 from . import cuda
 from .autograd import Tensor
 from .backend import Array, array_module, device_of, to_device
-from .cuda.optim import Update
+from .cuda.optim import update
 
 
 class Optimizer:
@@ -74,7 +74,6 @@ class Optimizer:
             self.check(group)
         self.state: dict[Tensor, dict[str, Array]] = {}
         self.steps: Counter[Tensor] = Counter()  # a parameter without a gradient stands still
-        self.on_card = Update(self.kernel) if self.kernel else None
 
     def check(self, group: dict[str, Any]) -> None:
         """Make a group's numbers Python's; raise ValueError for one out of range."""
@@ -96,44 +95,23 @@ class Optimizer:
 
     def step(self) -> None:
         """Change every parameter that has a gradient, in place."""
-        self.advance()
-        self.change()
-
-    def advance(self) -> None:
-        """The first half of `step`: count it, and on a GPU hand its numbers over."""
-        learning = self.learning()
-        for parameter, _ in learning:
-            self.steps[parameter] += 1
-        if self.has_kernel(learning):
-            rows = [self.numbers(self.steps[p], group) for p, group in learning]
-            self.on_card.set(rows, learning[0][0].data)
-
-    def change(self) -> None:
-        """The other half of `step`, which can be captured in a CUDA graph: the update itself."""
-        learning = self.learning()
-        if self.has_kernel(learning):
+        learning = [
+            (p, group) for group in self.groups for p in group["params"] if p.grad is not None
+        ]
+        for p, _ in learning:
+            self.steps[p] += 1
+        if self.kernel and on_card(learning):
+            weights, grads = ([getattr(p, a) for p, _ in learning] for a in ("data", "grad"))
             for p, group in learning:
                 if not self.state.get(p):
                     self.state[p] = self.first_state(p.data, group)
-            weights, grads = ([getattr(p, a) for p, _ in learning] for a in ("data", "grad"))
-            self.on_card.run(weights, grads, [list(self.state[p].values()) for p, _ in learning])
+            states = [list(self.state[p].values()) for p, _ in learning]
+            numbers = [self.numbers(self.steps[p], group) for p, group in learning]
+            update(self.kernel, weights, grads, states, numbers)
             return
         for p, group in learning:
             state = self.state.setdefault(p, {})
             self.update(p.data, p.grad, self.steps[p], state, group)
-
-    def learning(self) -> list[tuple[Tensor, dict[str, Any]]]:
-        """The parameters that have a gradient, each with its group."""
-        return [(p, group) for group in self.groups for p in group["params"] if p.grad is not None]
-
-    def has_kernel(self, learning: list[tuple[Tensor, dict[str, Any]]]) -> bool:
-        arrays = [array for p, _ in learning for array in (p.data, p.grad)]
-        return (
-            self.on_card is not None
-            and arrays != []
-            and cuda.usable(*arrays)
-            and all(array.flags.c_contiguous for array in arrays)
-        )
 
     def numbers(self, t: int, group: dict[str, Any]) -> list[float]:
         """What the kernel is given of a group, at a parameter's t-th step."""
@@ -189,6 +167,14 @@ class Optimizer:
         self.steps = Counter(dict(zip(every, state["steps"], strict=True)))
         for group, lr in zip(self.groups, state["lr"], strict=True):
             group["lr"] = lr
+
+
+def on_card(learning: list[tuple[Tensor, dict[str, Any]]]) -> bool:
+    """Whether all parameters and gradients are as the kernels take them."""
+    arrays = [array for p, _ in learning for array in (p.data, p.grad)]
+    if not arrays or not cuda.usable(*arrays):
+        return False
+    return all(array.flags.c_contiguous for array in arrays)
 
 
 def _listed(params: Any) -> list[Any]:

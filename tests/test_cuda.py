@@ -290,15 +290,15 @@ def test_the_update_of_all_parameters(name, dtype, request):
     expected, arrays, steps = after_steps(OPTIMISERS[name], dtype)
     launched = request.getfixturevalue("on_host")
     found, kept, counted = after_steps(OPTIMISERS[name], dtype)
-    assert set(launched) == {"set", "adam" if "Adam" in name else "sgd"}
+    assert launched == ["adam" if "Adam" in name else "sgd"] * 6
     assert (kept.keys(), counted) == (arrays.keys(), steps)
     for a, b in zip([*found, *kept.values()], [*expected, *arrays.values()], strict=True):
         np.testing.assert_allclose(a, b, **TOLERANCE[dtype])
 
 
 def test_the_update_takes_one_launch(on_host):  # noqa: F811
-    after_steps(OPTIMISERS["Adam"], "float32", count=48)
-    assert on_host == ["set", "adam"] * 3
+    after_steps(OPTIMISERS["Adam"], "float32", count=40)
+    assert on_host == ["adam"] * 3
 
 
 def test_a_state_goes_from_the_array_version_to_the_kernel(monkeypatch, compiled):  # noqa: F811

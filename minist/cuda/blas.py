@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from functools import cache
 from typing import Any
@@ -116,6 +117,10 @@ class Handle:
         check(self.library.cublasSetMathMode(self.value, mode), "setting the precision")
         self.workspace = xp.empty(WORKSPACE, dtype=np.uint8)
         self.stream: int | None = None
+
+    def __del__(self) -> None:  # with its thread; a batch's is a new one in each epoch
+        if not sys.is_finalizing():
+            self.library.cublasDestroy_v2(self.value)
 
     def use(self, stream: int) -> ctypes.c_void_p:
         """The handle, set to a stream."""

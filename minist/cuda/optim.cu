@@ -1,6 +1,6 @@
 // One launch for the update of all parameters; optim.py has the array versions.
 
-enum { TENSORS = 48, SETTINGS = 6 };  // what a launch takes: its arguments have 4 KB
+enum { TENSORS = 40, SETTINGS = 6 };  // what a launch takes: its arguments have 4 KB
 
 struct Parameters {
     integer count, end[TENSORS];  // elements up to and with each parameter
@@ -11,11 +11,6 @@ struct Settings {
     double of[TENSORS][SETTINGS];
 };
 
-// The numbers of a step lie on the card, so that a graph of it can be replayed with others.
-extern "C" __global__ void set(Settings settings, double *to, integer count) {
-    FOR_EACH(i, count) to[i] = settings.of[i / SETTINGS][i % SETTINGS];
-}
-
 __device__ int parameter_of(integer *i, const Parameters &p) {
     int k = 0;
     while (*i >= p.end[k]) k++;
@@ -23,11 +18,11 @@ __device__ int parameter_of(integer *i, const Parameters &p) {
     return k;
 }
 
-extern "C" __global__ void adam(Parameters p, const double *settings) {
+extern "C" __global__ void adam(Parameters p, Settings settings) {
     FOR_EACH(e, p.end[p.count - 1]) {
         integer i = e;
         int k = parameter_of(&i, p);
-        const double *s = settings + k * SETTINGS;
+        const double *s = settings.of[k];
         real rate = s[0], root = s[1], eps = s[4], decay = s[5];
         real w = p.weight[k][i], g = p.grad[k][i];
         if (decay != 0) g = g + decay * w;
@@ -39,11 +34,11 @@ extern "C" __global__ void adam(Parameters p, const double *settings) {
     }
 }
 
-extern "C" __global__ void sgd(Parameters p, const double *settings) {
+extern "C" __global__ void sgd(Parameters p, Settings settings) {
     FOR_EACH(e, p.end[p.count - 1]) {
         integer i = e;
         int k = parameter_of(&i, p);
-        const double *s = settings + k * SETTINGS;
+        const double *s = settings.of[k];
         real rate = s[0], momentum = s[1], decay = s[3];
         real w = p.weight[k][i], g = p.grad[k][i];
         if (decay != 0) g = g + decay * w;
