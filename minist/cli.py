@@ -145,6 +145,12 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--only", default="*", metavar="PATTERN", help='rows like this, as in "step*cnn*28"'
     )
+    bench.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="on a GPU, beside PyTorch eager and with its own CUDA graph (default: cpu)",
+    )
     bench.add_argument("--quick", action="store_true", help="28x28 only, and short turns")
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
     bench.add_argument(
@@ -310,7 +316,9 @@ def benchmark_command(options: argparse.Namespace) -> None:
         benchmark.growth.draw(options.growth, peers[:1], options.quick)
         print(f"picture {options.growth}")
     else:
-        benchmark.run(options.batch_size, peers, options.only, options.quick, options.json)
+        benchmark.run(
+            options.batch_size, peers, options.only, options.quick, options.json, options.device
+        )
 
 
 def info_command(options: argparse.Namespace) -> None:

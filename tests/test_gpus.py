@@ -11,6 +11,7 @@ import pytest
 
 import minist
 from minist import models, nn, optim
+from minist.backend import to_device, to_numpy
 from minist.cuda import blas
 from minist.cuda.graph import Graph
 from minist.training import MicroBatches, Report, Run, Settings, captured, train, training_step
@@ -407,3 +408,81 @@ def test_the_products_asked_of_cublas_are_the_products(dtype, rng, monkeypatch):
         expected = np.matmul(np.asarray(a), np.asarray(b))
         found = blas.matmul(a, b)
         np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, strict=True)
+
+
+# --- on a card ----------------------------------------------------------------------------------
+
+KINDS = {
+    "fcn": ("fcn", "affine"),
+    "cnn": ("cnn", "affine"),
+    "affine": ("st-cnn", "affine"),
+    "projective": ("st-cnn", "projective"),
+    "spline": ("st-cnn", "tps"),
+}
+
+
+def losses_on(device, name, transformation, steps, step):
+    rng = np.random.default_rng(0)
+    minist.manual_seed(0)
+    model = models.build(name, transformation, filters=8, units=16).to(device)
+    optimizer = optim.Adam(model.parameters(), 1e-3)
+    schedule = optim.CosineLR(optimizer, steps)
+    seen = []
+    with MicroBatches(64, threads=1) as micro_batches:
+        for _ in range(steps):
+            batch = rng.random((64, 1, 28, 28), dtype="f"), rng.integers(0, 10, 64)
+            images, labels = (to_device(array, device) for array in batch)
+            seen.append(step(model, images, labels, micro_batches).loss)
+            optimizer.step()
+            schedule.step()
+    return [float(loss) / 64 for loss in seen]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_card_replayed_steps_are_the_plain_steps(kind):
+    step = captured.Captured(training_step)
+    plain = losses_on("cuda", *KINDS[kind], 12, training_step)
+    np.testing.assert_allclose(losses_on("cuda", *KINDS[kind], 12, step), plain, rtol=1e-4)
+    assert step.graph is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_card_learns_what_the_host_learns(kind):
+    host = losses_on("cpu", *KINDS[kind], 50, training_step)
+    card = losses_on("cuda", *KINDS[kind], 50, captured.Captured(training_step))
+    np.testing.assert_allclose(card, host, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_on_a_card(dtype, rng):
+    for a, b in (
+        ((3, 4), (4, 5)),
+        ((2, 3, 4), (4, 5)),
+        ((6, 7), (2, 7, 3)),
+        ((2, 1, 4), (2, 4, 1)),
+    ):
+        a, b = rng.normal(size=a).astype(dtype), rng.normal(size=b).astype(dtype)
+        for x, y in ((a, b), (a.swapaxes(-1, -2).copy().swapaxes(-1, -2), b)):
+            found = blas.matmul(to_device(x, "cuda"), to_device(y, "cuda"))
+            np.testing.assert_allclose(to_numpy(found), a @ b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_graph_keeps_its_memory_while_others_allocate(rng):
+    import cupy
+
+    x = cupy.ones(1000, dtype=np.float32)
+
+    def work():
+        return (x * 2) + (x * 3)
+
+    work()
+    graph = Graph(cupy, work)
+    for value in (1.0, 4.0):
+        x.fill(value)
+        others = [cupy.full(1000, 7.0, dtype=np.float32) for _ in range(20)]
+        np.testing.assert_array_equal(graph.launch().get(), np.full(1000, 5 * value, "f"))
+        assert all((other == 7).all() for other in others)
