@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import minist
-from minist import models, nn, optim
+from minist import backend, models, nn, optim
 from minist.backend import to_device, to_numpy
 from minist.cuda import blas
 from minist.cuda.graph import Graph
@@ -265,9 +265,12 @@ class Replay:
         self.gradients = [p.grad for p in self.model.parameters()]
 
     def launch(self):
+        before = [p.grad for p in self.model.parameters()]
         fresh = self.function()
-        for p, gradient in zip(self.model.parameters(), self.gradients, strict=True):
+        places = zip(self.model.parameters(), self.gradients, before, strict=True)
+        for p, gradient, as_it_was in places:
             gradient[...] = p.grad
+            p.grad = as_it_was  # a graph knows nothing of Python's names
         for kept, number in zip(self.result.numbers(), fresh.numbers(), strict=True):
             kept[...] = number
         return self.result
@@ -320,6 +323,16 @@ def test_what_cannot_be_captured_goes_on_plainly_and_says_so_once(monkeypatch, r
         for _ in range(5):
             step(model, rng.random((8, 1, 2, 2), dtype="f"), np.zeros(8, int), micro_batches)
     assert capsys.readouterr().err.count("without a CUDA graph: no capture of this") == 1
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_arrays_are_joined_without_a_copy_from_the_host(axis, rng, monkeypatch):
+    arrays = [rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 3, 4)).astype("f")]
+    expected = np.concatenate(arrays, axis=axis)
+    only = SimpleNamespace(empty=np.empty, result_type=np.result_type)
+    monkeypatch.setattr(backend, "is_cupy", lambda array: True)
+    monkeypatch.setattr(backend, "array_module", lambda array: only)
+    np.testing.assert_array_equal(backend.concatenate(arrays, axis), expected, strict=True)
 
 
 # --- cuBLAS -------------------------------------------------------------------------------------
