@@ -27,6 +27,7 @@ from .runs import (
     volume_result,
 )
 from .section3 import basins, basis, feature_maps, gallery, kernel_curves, kinks, reductions
+from .windows import addition_result
 
 __all__ = [
     "BLUE",
@@ -36,6 +37,7 @@ __all__ = [
     "RED",
     "SIGNED",
     "Case",
+    "addition_result",
     "animation",
     "as_array",
     "basins",
