@@ -17,6 +17,7 @@ from .runs import (
     Case,
     animation,
     cases,
+    confusion,
     contact_sheet,
     curves,
     film,
@@ -24,7 +25,9 @@ from .runs import (
     result,
     table1_curves,
     theta_curves,
+    times,
     volume_result,
+    worst_mistakes,
 )
 from .section3 import basins, basis, feature_maps, gallery, kernel_curves, kinks, reductions
 
@@ -41,6 +44,7 @@ __all__ = [
     "basins",
     "basis",
     "cases",
+    "confusion",
     "contact_sheet",
     "curves",
     "draw_curve",
@@ -57,5 +61,7 @@ __all__ = [
     "result",
     "table1_curves",
     "theta_curves",
+    "times",
     "volume_result",
+    "worst_mistakes",
 ]
