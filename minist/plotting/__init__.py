@@ -30,6 +30,7 @@ from .runs import (
     worst_mistakes,
 )
 from .section3 import basins, basis, feature_maps, gallery, kernel_curves, kinks, reductions
+from .windows import addition_result
 
 __all__ = [
     "BLUE",
@@ -39,6 +40,7 @@ __all__ = [
     "RED",
     "SIGNED",
     "Case",
+    "addition_result",
     "animation",
     "as_array",
     "basins",
