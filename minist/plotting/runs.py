@@ -148,7 +148,7 @@ def curves(
 
 
 def times(milliseconds: Mapping[str, float]) -> Figure:
-    """How long each of several things took: a bar for each, on a logarithmic scale.
+    """How long each of several things took: a bar for each.
 
     Parameters
     ----------
@@ -162,10 +162,7 @@ def times(milliseconds: Mapping[str, float]) -> Figure:
     colours = [GREEN if value == min(values) else BLUE for value in values]
     bars = ax.barh(names, values, color=colours, height=0.7)
     ax.bar_label(bars, [f"{value:.3g} ms" for value in values], padding=3, fontsize=8)
-    ax.set_xscale("log")
-    ax.set_xlim(min(values) / 3, max(values) * 3)
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_formatter("")
+    ax.set_xlim(0, 1.15 * max(values))
     ax.set_xlabel("milliseconds")
     ax.invert_yaxis()
     ax.tick_params(axis="y", labelsize=9)
