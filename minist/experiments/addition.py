@@ -64,9 +64,14 @@ class Addition(Experiment):
     )
 
     # The training
-    epochs: int = setting(80, "times 60,000 pairs of digits, other pairs in each", least=1)
-    batch_size: int = setting(256, "pairs a step", least=1)
-    weight_decay: float = setting(0.0, "times the weights, added to their gradients", least=0)
+    epochs: int = setting(40, "times 60,000 pairs of digits, other pairs in each", least=1)
+    lr: float = setting(2e-3, "the learning rate at its highest", least=0)
+    localisation_lr: float = setting(
+        0.3,
+        "times lr, for localisation nets: the classifier has little to say at first, and at higher "
+        "rates they drift off the image meanwhile",
+        least=0,
+    )
     micro_batch: int | None = setting(128, "pairs in a micro-batch", least=1)
 
     def build(self) -> nn.Module:

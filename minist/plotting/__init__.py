@@ -17,6 +17,7 @@ from .runs import (
     Case,
     animation,
     cases,
+    confusion,
     contact_sheet,
     curves,
     film,
@@ -24,7 +25,9 @@ from .runs import (
     result,
     table1_curves,
     theta_curves,
+    times,
     volume_result,
+    worst_mistakes,
 )
 from .section3 import basins, basis, feature_maps, gallery, kernel_curves, kinks, reductions
 from .windows import addition_result
@@ -43,6 +46,7 @@ __all__ = [
     "basins",
     "basis",
     "cases",
+    "confusion",
     "contact_sheet",
     "curves",
     "draw_curve",
@@ -59,5 +63,7 @@ __all__ = [
     "result",
     "table1_curves",
     "theta_curves",
+    "times",
     "volume_result",
+    "worst_mistakes",
 ]
