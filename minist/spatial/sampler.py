@@ -26,11 +26,13 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..autograd import Function, Tensor
 from ..backend import Array, add_at, array_module, device_of
+from ..cuda.sampler import Sampler
 from .antialias import Widened, footprint
 from .grid import pixels_per_unit, rounding, to_pixels
-from .kernels import Bilinear, Kernel, kernel_of
+from .kernels import Bicubic, Bilinear, Kernel, Nearest, kernel_of
 
 PADDINGS = ("zeros", "border", "reflection")
 GRID = 1  # its place among the inputs U, grid and Phi
@@ -153,6 +155,8 @@ class GridSample(Function):
     kernel that serves several axes once.
     """
 
+    on_card: Sampler | None = None  # where a CUDA kernel did it
+
     def forward(
         self,
         u: Array,
@@ -165,6 +169,12 @@ class GridSample(Function):
     ) -> Array:
         xp = array_module(u)
         check(u, grid, kernels)
+        if cuda.usable(u, grid) and self.has_kernel(kernels) and not antialias:
+            a = phi[0].astype(grid.dtype, copy=False) if phi else None
+            taps, padding = len(kernels[0].taps()), PADDINGS.index(padding_mode)
+            self.on_card = Sampler(taps, padding, align_corners, a)
+            self.inputs = u, grid, len(phi)
+            return self.on_card.forward(u, grid)
         n, sizes = len(grid), u.shape[2:]
         d = len(sizes)
         self.num_phi = len(phi)
@@ -211,6 +221,11 @@ class GridSample(Function):
         v, *self.derivatives = self.interpolate(flat, 0, 0)  # Eq. (3)
         return self.as_images(v)
 
+    def has_kernel(self, kernels: Sequence[Kernel]) -> bool:
+        """Whether it is one of the three kernels with a CUDA kernel, for all axes, not learnt."""
+        plain = type(kernels[0]) in (Nearest, Bilinear, Bicubic) and len(set(kernels)) == 1
+        return plain and True not in self.needs_grad[GRID + 1 :]
+
     @property
     def margins(self) -> list[int]:
         return [axis.margin for axis in self.axes]
@@ -237,6 +252,10 @@ class GridSample(Function):
         return sums
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        if self.on_card is not None:
+            u, grid, num_phi = self.inputs
+            gradients = self.on_card.backward(grad, u, grid, *self.needs_grad[: GRID + 1])
+            return *gradients, *[None] * num_phi
         d = len(self.axes)
         g = grad.transpose(1, *range(2, d + 2), 0).reshape(grad.shape[1], len(self.index))
         along: list[Array] = []  # the axes of the image, outermost first
