@@ -161,8 +161,7 @@ def build(
 def width(name: str, transformation: str = "affine", distortion: str | None = "R") -> int:
     """Filters, or units, with which a network has as many parameters as the CNN of its column.
 
-    name, transformation and distortion as of `build`. A classifier's parameters are a quadratic in
-    its width, so three narrow ones tell it.
+    name, transformation and distortion as of `build`.
     """
     check_names(name, transformation, distortion)
     if name == "cnn":
@@ -171,9 +170,19 @@ def width(name: str, transformation: str = "affine", distortion: str | None = "R
         target = classifier_of("cnn", distortion, FILTERS).count_parameters()
         if name.startswith("st-"):
             target -= transformer_of(name, transformation, distortion).count_parameters()
-        narrow = [1, 2, 3]
-        counts = [classifier_of(name, distortion, w).count_parameters() for w in narrow]
-    return round(max(np.roots(np.polyfit(narrow, counts, 2) - [0, 0, target])))
+    return fitting_width(lambda w: classifier_of(name, distortion, w), target)
+
+
+def fitting_width(classifier: Callable[[int], nn.Module], parameters: int) -> int:
+    """The width with which a classifier has about so many parameters.
+
+    `classifier` makes it by its width. Its parameters are a quadratic in the width, so three
+    narrow ones tell it.
+    """
+    narrow = [1, 2, 3]
+    with random_state(np.random.default_rng(0)):
+        counts = [classifier(w).count_parameters() for w in narrow]
+    return round(max(np.roots(np.polyfit(narrow, counts, 2) - [0, 0, parameters])))
 
 
 def transformer_of(name: str, transformation: str, distortion: str | None) -> SpatialTransformer:
