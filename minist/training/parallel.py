@@ -95,7 +95,7 @@ def group_of(environment: Mapping[str, str], device: str) -> Group:
         size,
         int(environment.get("LOCAL_RANK", rank)),
         environment.get("MASTER_ADDR", "127.0.0.1"),
-        int(environment.get("MASTER_PORT", "29500")),
+        int(environment.get("MASTER_PORT", "29500")) + 1,  # torchrun itself listens at the other
     )
     return Group(rank, size, all_reduce)
 
@@ -106,7 +106,7 @@ def start(command: Sequence[str], count: int) -> int:
     When one fails the others are ended, since they would wait for it.
     """
     environment = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-    environment["MASTER_PORT"] = str(free_port())
+    environment["MASTER_PORT"] = str(free_port() - 1)  # see group_of
     processes = [
         subprocess.Popen(command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(count)
