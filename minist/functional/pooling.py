@@ -122,7 +122,11 @@ class AvgPool2d(Pool):
         padded = self.place(x, **window)
         self.padded_shape = padded.shape
         counts = [self.counts(i, count_include_pad) for i in range(2)]
-        self.size = array_module(x).asarray(np.outer(*counts), dtype=x.dtype)
+        size = np.outer(*counts)
+        if (size == size[0, 0]).all():  # a number is no copy to the GPU
+            self.size = float(size[0, 0])
+        else:
+            self.size = array_module(x).asarray(size, dtype=x.dtype)
         return sum(self.views(padded)) / self.size
 
     def counts(self, i: int, count_include_pad: bool) -> np.ndarray:

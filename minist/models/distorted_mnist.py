@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import nn
 from ..autograd import Tensor, no_grad
-from ..backend import random_state
+from ..backend import array_module, random_state
 from ..spatial import (
     Affine,
     Attention,
@@ -240,7 +240,8 @@ def layers(model: nn.Module, in_shape: tuple[int, ...]) -> list[Layer]:
         for name, module in watched:
             module.forward = note(name, module, module.forward)  # of this instance alone
         with no_grad():
-            model(Tensor(np.zeros((1, *in_shape), np.float32)))
+            xp = array_module(model.parameters()[0].data)
+            model(Tensor(xp.zeros((1, *in_shape), dtype=np.float32)))
     finally:
         for _, module in watched:
             del module.forward
