@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from . import __version__, models
 from .backend import num_threads
 from .datasets import DISTORTIONS
+from .experiments.addition import Addition
 from .experiments.volume import Volume
-from .models import MODELS, TRANSFORMATIONS
+from .models import MODELS, TRANSFORMATIONS, addition
 from .training import RECIPES, TABLE, Experiment, Run, RunError, Settings, carry_out, test
+from .training.parallel import group_of, start
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         options.command(options)
     except KeyboardInterrupt:
@@ -71,62 +76,27 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--first", type=int, default=0, help="number of the first digit (default: 0)")
     show.add_argument("--digits", type=int, default=8, help="how many (default: 8)")
 
-    table1 = commands.add_parser(
+    add_table(
+        commands,
         "table1",
+        Settings,
+        {"models": MODELS, "transformations": TRANSFORMATIONS, "distortions": DISTORTIONS},
+        results="docs/results",
+        given=("model", "transformation", "distortion", "filters", "units", "seed"),
+        defaults=TABLE,
         help="run Table 1, or part of it",
-        description="Train the networks of Table 1 on its distortions, as jobs that know nothing "
-        "of one another, and write the table beside the results, with the paper's numbers. A job "
-        "with a result is not run again; one that was stopped goes on from its last checkpoint.",
-        epilog="Ctrl-C stops after the steps at hand; the same command goes on from there.",
+        description="Train the networks of Table 1 on its distortions",
     )
-    table1.set_defaults(command=table1_command)
-    for name, known, which in (
-        ("models", MODELS, "networks"),
-        ("transformations", TRANSFORMATIONS, "of the ST networks"),
-        ("distortions", DISTORTIONS, "the table's columns"),
-    ):
-        table1.add_argument(
-            f"--{name}",
-            nargs="+",
-            choices=known,
-            metavar=name[:-1].upper(),
-            default=argparse.SUPPRESS,
-            help=f"{which}, of {', '.join(known)} (default: all of the table)",
-        )
-    table1.add_argument(
-        "--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="default: 0"
+    add_table(
+        commands,
+        "addition",
+        Addition,
+        {"models": addition.MODELS, "transformations": TRANSFORMATIONS},
+        results="docs/results/addition",
+        given=("model", "transformation", "seed"),
+        help="add two distorted digits, with one transformer or two",
+        description="Train the networks that read the sum of two digits, each distorted on its own",
     )
-    table1.add_argument(
-        "--results",
-        type=Path,
-        default=Path("docs/results"),
-        help="folder of the finished jobs' results (default: docs/results)",
-    )
-    table1.add_argument(
-        "--runs",
-        type=Path,
-        default=Path("runs/table1"),
-        help="folder of the runs' folders (default: runs/table1)",
-    )
-    table1.add_argument(
-        "--workers",
-        type=int,
-        help="processes that share this machine's threads (default: one for two threads)",
-    )
-    table1.add_argument(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="run the jobs on a Dask cluster, such as tcp://10.0.0.1:8786, whose workers see the "
-        "runs' folder under the same name; give each worker one thread (dask worker --nthreads 1)",
-    )
-    table1.add_argument(
-        "--report", action="store_true", help="run nothing, only write the table of what there is"
-    )
-    add_recipe(table1)
-    cell = ("model", "transformation", "distortion", "filters", "units", "seed")
-    for setting in Settings.settings():
-        if setting.name not in cell:
-            add_setting(table1, setting, TABLE.get(setting.name, setting.default))
 
     bench = commands.add_parser(
         "benchmark",
@@ -144,6 +114,12 @@ def parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "--only", default="*", metavar="PATTERN", help='rows like this, as in "step*cnn*28"'
+    )
+    bench.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="on a GPU, beside PyTorch eager and with its own CUDA graph (default: cpu)",
     )
     bench.add_argument("--quick", action="store_true", help="28x28 only, and short turns")
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -188,9 +164,83 @@ def add_experiment(commands: Any, kind: type[Experiment], help: str, description
         action="store_true",
         help="go on with the run in --out, with the settings it was begun with",
     )
+    to.add_argument(
+        "--gpus",
+        type=int,
+        default=1,
+        help="train on so many GPUs of this machine, each with its part of every batch; on several "
+        "machines, start it with a launcher such as torchrun instead (default: 1)",
+    )
     add_recipe(to)
     for setting in kind.settings():
         add_setting(to, setting, setting.default)
+
+
+def add_table(
+    commands: Any,
+    name: str,
+    kind: type[Experiment],
+    lists: Mapping[str, Sequence[str]],
+    results: str,
+    given: Sequence[str],
+    help: str,
+    description: str,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """A command that runs many jobs and writes their table.
+
+    `lists` are what a job is chosen by, `given` the settings that follow from that choice, and
+    `defaults` those that are others than the experiment's.
+    """
+    to = commands.add_parser(
+        name,
+        help=help,
+        description=f"{description}, as jobs that know nothing of one another, and write the "
+        "table of results, with the paper's numbers. A job with a result is not run again; one "
+        "that was stopped goes on from its last checkpoint.",
+        epilog="Ctrl-C stops after the steps at hand; the same command goes on from there.",
+    )
+    to.set_defaults(command=table_command, table=name, experiment=kind, lists=[*lists, "seeds"])
+    for one, known in lists.items():
+        to.add_argument(
+            f"--{one}",
+            nargs="+",
+            choices=known,
+            metavar=one[:-1].upper(),
+            default=argparse.SUPPRESS,
+            help=f"of {', '.join(known)} (default: all of the table)",
+        )
+    to.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="default: 0")
+    to.add_argument(
+        "--results",
+        type=Path,
+        default=Path(results),
+        help=f"folder of the finished jobs' results (default: {results})",
+    )
+    to.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs") / name,
+        help=f"folder of the runs' folders (default: runs/{name})",
+    )
+    to.add_argument(
+        "--workers",
+        type=int,
+        help="processes that share this machine's threads (default: one for two threads)",
+    )
+    to.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="run the jobs on a Dask cluster, such as tcp://10.0.0.1:8786, whose workers see the "
+        "runs' folder under the same name; give each worker one thread (dask worker --nthreads 1)",
+    )
+    to.add_argument(
+        "--report", action="store_true", help="run nothing, only write the table of what there is"
+    )
+    add_recipe(to)
+    for setting in kind.settings():
+        if setting.name not in given:
+            add_setting(to, setting, (defaults or {}).get(setting.name, setting.default))
 
 
 def add_recipe(to: argparse.ArgumentParser) -> None:
@@ -234,17 +284,23 @@ def train_command(options: argparse.Namespace) -> None:
             settings = run.settings_as_begun(asked, options.experiment)
         else:
             print(f"no run in {options.out} yet: a new one begins", file=sys.stderr)
+    if options.gpus > 1 and "RANK" not in os.environ:
+        command = [sys.executable, "-m", "minist", *options.arguments]
+        raise SystemExit(start([*command, "--device", "cuda"], options.gpus))
     out = options.out or new_folder(settings)
-    error = carry_out(settings, out, drawing_of(settings), options.resume)
+    group = group_of(os.environ, settings.device)
+    error = carry_out(settings, out, drawing_of(settings), options.resume, group=group)
+    if group.rank > 0:
+        return
     print(f"picture {Run(out).picture}")
     print(f"test error {error:.2f} %")
 
 
 def drawing_of(settings: Experiment) -> Callable[..., Path]:
     """What draws the picture of an experiment's run."""
-    from .experiments import distorted_mnist, volume  # bring in Matplotlib
+    from .experiments import addition, distorted_mnist, volume  # bring in Matplotlib
 
-    return {"train": distorted_mnist, "volume": volume}[settings.command].draw
+    return {"train": distorted_mnist, "volume": volume, "addition": addition}[settings.command].draw
 
 
 def new_folder(settings: Experiment) -> Path:
@@ -268,23 +324,18 @@ def show_command(options: argparse.Namespace) -> None:
     print(f"picture {draw(options.run, options.digits, options.first)}")
 
 
-def table1_command(options: argparse.Namespace) -> None:
-    from .experiments import table1
-
-    table = table1.Table(options.results, options.runs)
+def table_command(options: argparse.Namespace) -> None:
+    module = import_module(f".experiments.{options.table}", __package__)  # brings in Matplotlib
+    table = module.Table(options.results, options.runs)
     if not options.report:
-        wanted = {
-            name: value
-            for name, value in vars(options).items()
-            if name in ("models", "transformations", "distortions", "seeds", "recipe")
-        }
+        wanted = {name: value for name, value in vars(options).items() if name in options.lists}
         asked = {**RECIPES[options.recipe], **asked_for(options)}
-        jobs = table.unfinished(table1.jobs(**wanted, **asked), asked)
+        jobs = module.jobs(**wanted, recipe=options.recipe, **asked)
         # A batch of 128 in micro-batches of 64 gives two threads work.
         workers = options.workers or max(num_threads() // 2, 1)
-        table.run(jobs, workers, options.scheduler)
+        table.run(table.unfinished(jobs, asked), workers, options.scheduler)
     print(table.write())
-    print(f"written to {options.results.parent / 'table1.md'}")
+    print(f"written to {table.page}")
 
 
 def benchmark_command(options: argparse.Namespace) -> None:
@@ -297,7 +348,9 @@ def benchmark_command(options: argparse.Namespace) -> None:
         benchmark.growth.draw(options.growth, peers[:1], options.quick)
         print(f"picture {options.growth}")
     else:
-        benchmark.run(options.batch_size, peers, options.only, options.quick, options.json)
+        benchmark.run(
+            options.batch_size, peers, options.only, options.quick, options.json, options.device
+        )
 
 
 def info_command(options: argparse.Namespace) -> None:

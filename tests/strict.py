@@ -30,6 +30,9 @@ from unittest import mock
 
 import numpy as np
 
+from minist import cuda
+from minist.cuda import blas
+
 NAMES = Path(__file__).with_name("cupy_names.txt")
 SCALARS = (bool, int, float, complex, np.generic)
 
@@ -346,6 +349,10 @@ class CUDARuntimeError(RuntimeError):
     pass
 
 
+def no_graph():
+    raise NotImplementedError("a strict device captures nothing")
+
+
 class Module(ModuleType):
     """The names of CuPy, computed by NumPy."""
 
@@ -380,14 +387,22 @@ def module():
         getDeviceCount=lambda: 1,
         getDeviceProperties=lambda i: {"name": b"a strict device"},
     )
-    cupy.cuda = SimpleNamespace(runtime=runtime)
+    cupy.cuda = SimpleNamespace(runtime=runtime, MemoryPool=no_graph)
     return cupy
 
 
 @contextmanager
 def on_strict_device():
-    """Let the device "cuda" be this one."""
-    with mock.patch.dict(sys.modules, {"cupy": module()}):
+    """Let the device "cuda" be this one; it runs the array versions, no kernels."""
+
+    def no_kernel(array):
+        return False
+
+    with (
+        mock.patch.dict(sys.modules, {"cupy": module()}),
+        mock.patch.object(cuda, "is_cupy", no_kernel),
+        mock.patch.object(blas, "is_cupy", no_kernel),
+    ):
         yield
 
 

@@ -17,7 +17,8 @@ import pytest
 import minist
 from minist import Tensor, cli, models, plotting
 from minist.experiments import table1, table1_page
-from minist.experiments.table1 import Table, jobs, name_of
+from minist.experiments.jobs import name_of, read_result, run_job, write_result
+from minist.experiments.table1 import Table, jobs
 from minist.experiments.table1_page import PAPER, Cell
 from minist.training import Run, RunError, Settings, load_examples, load_trained, train
 
@@ -118,8 +119,8 @@ def test_a_finished_job_never_runs_again(finished, tmp_path, monkeypatch):
     table, chosen = finished
     monkeypatch.setattr("minist.training.loop.train", None)
     again = Table(tmp_path / "results", table.runs)  # its result lost, its folder kept
-    found = table1.run_job(chosen[0], table.folder(chosen[0]))
-    kept = table1.read_result(table.result_file(chosen[0]))
+    found = run_job(chosen[0], table.folder(chosen[0]), table.draw)
+    kept = read_result(table.result_file(chosen[0]), Settings)
     assert {**found, "machine": kept["machine"]} == kept
     assert again.unfinished(chosen[:1], {}) == chosen[:1]
     elsewhere = Table(table.results, tmp_path / "runs")  # its folder lost, its result kept
@@ -253,7 +254,7 @@ def test_a_worker_of_a_cluster_is_killed_and_nothing_lost(tmp_path):
             train(job, straight)
         assert run.model.read_bytes() == straight.model.read_bytes()
         assert len(run.lines()) == len(straight.lines()) + 1  # the test error
-        assert table1.read_result(table.result_file(job))["test_error"] == run.test_error()
+        assert read_result(table.result_file(job), Settings)["test_error"] == run.test_error()
 
 
 def test_a_scheduler_that_is_not_there(tmp_path, monkeypatch):
@@ -304,7 +305,7 @@ def test_what_is_written_is_what_there_is(tmp_path, capsys):
     table = table_in(tmp_path)
     for job, error in zip(jobs(["cnn"], distortions=["R", "P"]), (1.25, 1.5), strict=True):
         found = made(error, "cnn", job.distortion, optimizer="sgd" if error > 1.4 else "adam")
-        table1.write_result(table.result_file(job), found)
+        write_result(table.result_file(job), found)
     options = ["--results", str(table.results), "--runs", str(table.runs)]
     assert cli.main(["table1", "--report", *options]) == 0
     printed = capsys.readouterr().out
@@ -363,6 +364,6 @@ def test_the_page_in_the_docs_is_what_its_results_say():
     assert (ROOT / "docs" / "table1.md").read_text() == table1_page.as_page(found, pictured)
     assert (ROOT / "docs" / "table1.csv").read_text() == table1_page.as_csv(found)
     for file in table.results.glob("*.json"):
-        settings = Settings.of(table1.read_result(file)["settings"])
+        settings = Settings.of(read_result(file, Settings)["settings"])
         assert file.stem == name_of(settings)
         assert settings.held_out == 0 and settings.limit is None  # the whole training set

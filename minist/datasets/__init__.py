@@ -1,5 +1,6 @@
 """The digits of MNIST, or images of one's own in its format; what is made of them; batches."""
 
+from .addition import sums
 from .batches import Images, batches, distorted, in_turn, split
 from .distortions import DISTORTIONS, distort
 from .idx import read_idx
@@ -17,4 +18,5 @@ __all__ = [
     "read_idx",
     "solids",
     "split",
+    "sums",
 ]

@@ -79,9 +79,9 @@ def cells(found: Iterable[Mapping[str, Any]]) -> list[Cell]:
 
 
 def label(row: str) -> str:
-    """As the paper writes it: ST-CNN affine, ST-FCN TPS."""
+    """As the paper writes it: ST-CNN affine, ST-FCN TPS, 2xST-FCN affine."""
     network, _, transformation = row.partition(" ")
-    return f"{network.upper()} {transformation.replace('tps', 'TPS')}".strip()
+    return f"{network.upper().replace('X', 'x')} {transformation.replace('tps', 'TPS')}".strip()
 
 
 def as_table(found: Iterable[Mapping[str, Any]]) -> str:

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module, device_of, is_cupy
+from ..cuda import loss as on_card
 from .activation import relu
 from .arithmetic import Binary
 
@@ -27,6 +29,9 @@ class CrossEntropy(Function):
                 "expected logits (N, classes) and labels (N,), "
                 f"got {logits.shape} and {labels.shape}"
             )
+        if cuda.usable(logits):
+            loss, self.residual = on_card.cross_entropy(logits, labels)
+            return loss
         xp, classes = array_module(logits), logits.shape[1]
         if not is_cupy(labels):
             check_range(labels, classes)

@@ -8,6 +8,7 @@ digit (RTS, TC), what the transformer shows is halved by an average pool.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from .. import nn
 from ..autograd import Tensor, no_grad
-from ..backend import array_module, random_state
+from ..backend import random_state
 from ..spatial import (
     Affine,
     Attention,
@@ -161,8 +162,7 @@ def build(
 def width(name: str, transformation: str = "affine", distortion: str | None = "R") -> int:
     """Filters, or units, with which a network has as many parameters as the CNN of its column.
 
-    name, transformation and distortion as of `build`. A classifier's parameters are a quadratic in
-    its width, so three narrow ones tell it.
+    name, transformation and distortion as of `build`.
     """
     check_names(name, transformation, distortion)
     if name == "cnn":
@@ -171,9 +171,19 @@ def width(name: str, transformation: str = "affine", distortion: str | None = "R
         target = classifier_of("cnn", distortion, FILTERS).count_parameters()
         if name.startswith("st-"):
             target -= transformer_of(name, transformation, distortion).count_parameters()
-        narrow = [1, 2, 3]
-        counts = [classifier_of(name, distortion, w).count_parameters() for w in narrow]
-    return round(max(np.roots(np.polyfit(narrow, counts, 2) - [0, 0, target])))
+    return fitting_width(lambda w: classifier_of(name, distortion, w), target)
+
+
+def fitting_width(classifier: Callable[[int], nn.Module], parameters: int) -> int:
+    """The width with which a classifier has about so many parameters.
+
+    `classifier` makes it by its width. Its parameters are a quadratic in the width, so three
+    narrow ones tell it.
+    """
+    narrow = [1, 2, 3]
+    with random_state(np.random.default_rng(0)):
+        counts = [classifier(w).count_parameters() for w in narrow]
+    return round(max(np.roots(np.polyfit(narrow, counts, 2) - [0, 0, parameters])))
 
 
 def transformer_of(name: str, transformation: str, distortion: str | None) -> SpatialTransformer:
@@ -217,6 +227,7 @@ def layers(model: nn.Module, in_shape: tuple[int, ...]) -> list[Layer]:
     A transformer stands in one line, behind its localisation net, for its grid and sampler.
     """
     found: list[Layer] = []
+    model = copy.deepcopy(model).to("cpu")  # on a GPU some layers are taken two at a time
 
     def note(name: str, module: nn.Module, forward: Callable) -> Callable:
         own = sum(value.size for value in vars(module).values() if isinstance(value, nn.Parameter))
@@ -236,13 +247,8 @@ def layers(model: nn.Module, in_shape: tuple[int, ...]) -> list[Layer]:
         for name, module in model.named_modules()
         if isinstance(module, SpatialTransformer) or not list(module.children())
     ]
-    try:
-        for name, module in watched:
-            module.forward = note(name, module, module.forward)  # of this instance alone
-        with no_grad():
-            xp = array_module(model.parameters()[0].data)
-            model(Tensor(xp.zeros((1, *in_shape), dtype=np.float32)))
-    finally:
-        for _, module in watched:
-            del module.forward
+    for name, module in watched:
+        module.forward = note(name, module, module.forward)  # of this copy alone
+    with no_grad():
+        model(Tensor(np.zeros((1, *in_shape), np.float32)))
     return found

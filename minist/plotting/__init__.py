@@ -17,6 +17,7 @@ from .runs import (
     Case,
     animation,
     cases,
+    confusion,
     contact_sheet,
     curves,
     film,
@@ -24,9 +25,12 @@ from .runs import (
     result,
     table1_curves,
     theta_curves,
+    times,
     volume_result,
+    worst_mistakes,
 )
 from .section3 import basins, basis, feature_maps, gallery, kernel_curves, kinks, reductions
+from .windows import addition_result
 
 __all__ = [
     "BLUE",
@@ -36,11 +40,13 @@ __all__ = [
     "RED",
     "SIGNED",
     "Case",
+    "addition_result",
     "animation",
     "as_array",
     "basins",
     "basis",
     "cases",
+    "confusion",
     "contact_sheet",
     "curves",
     "draw_curve",
@@ -57,5 +63,7 @@ __all__ = [
     "result",
     "table1_curves",
     "theta_curves",
+    "times",
     "volume_result",
+    "worst_mistakes",
 ]

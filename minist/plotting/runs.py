@@ -147,6 +147,93 @@ def curves(
     return figure
 
 
+def times(milliseconds: Mapping[str, float]) -> Figure:
+    """How long each of several things took: a bar for each.
+
+    Parameters
+    ----------
+    milliseconds : {name: milliseconds}
+        Drawn from the top, in the order given; the shortest is green.
+    """
+    names, values = list(milliseconds), list(milliseconds.values())
+    size = (6.4, 0.3 * len(names) + 0.7)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    ax = figure.subplots()
+    colours = [GREEN if value == min(values) else BLUE for value in values]
+    bars = ax.barh(names, values, color=colours, height=0.7)
+    ax.bar_label(bars, [f"{value:.3g} ms" for value in values], padding=3, fontsize=8)
+    ax.set_xlim(0, 1.15 * max(values))
+    ax.set_xlabel("milliseconds")
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", labelsize=9)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def confusion(labels: Array, predicted: Array, classes: int = 10) -> Figure:
+    """How often each class (a row) was taken for each other (a column).
+
+    What is right, the diagonal, is only counted; the shades are those of the mistakes.
+
+    Parameters
+    ----------
+    labels, predicted : (N,)
+    """
+    labels, predicted = as_array(labels), as_array(predicted)
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (labels, predicted), 1)
+    mistakes = np.where(np.eye(classes, dtype=bool), 0, counts)
+    side = 0.36 * classes + 0.8
+    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
+    ax = figure.subplots()
+    most = max(mistakes.max(), 1)
+    ax.imshow(mistakes, cmap="Blues", vmin=0, vmax=most)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            dark = mistakes[row, column] > most / 2
+            colour = GREY if row == column else "white" if dark else "black"
+            ax.text(column, row, count, ha="center", va="center", color=colour, fontsize=7)
+    ax.set_xticks(range(classes))
+    ax.set_yticks(range(classes))
+    ax.set_xlabel("taken for")
+    ax.set_ylabel("is")
+    ax.tick_params(length=0)
+    return figure
+
+
+def worst_mistakes(images: Array, labels: Array, logits: Array, shown: int = 10) -> Figure:
+    """Where a classifier was most sure of a wrong answer: the worst mistake first.
+
+    Under each image, how probable the classifier held its answer and the truth.
+
+    Parameters
+    ----------
+    images : (N, 1, H, W)
+    labels : (N,)
+    logits : (N, classes)
+    shown : int
+        Mistakes at most.
+    """
+    images, labels, logits = map(as_array, (images, labels, logits))
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    n, predicted = np.arange(len(labels)), logits.argmax(axis=1)
+    loss = np.where(predicted == labels, -np.inf, logits.max(axis=1) - logits[n, labels])
+    worst = np.argsort(-loss, kind="stable")[: min(shown, (predicted != labels).sum())]
+    columns = min(max(len(worst), 1), 10)
+    rows = max(-(-len(worst) // columns), 1)
+    figure = Figure(figsize=(1.05 * columns, 1.5 * rows), dpi=100, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, i in zip(axes, worst, strict=False):
+        draw_image(ax, images[i, 0])
+        ax.set_title(**verdict(predicted[i], labels[i]))
+        held = probabilities[i, [predicted[i], labels[i]]]
+        ax.set_xlabel(f"{held[0]:.0%}, {held[1]:.0%}", fontsize=8)
+    for ax in axes[len(worst) :]:
+        ax.set_axis_off()
+    return figure
+
+
 class Case(NamedTuple):
     """Images (N, 1, H, W) that one network took for something else, and how another saw them:
     grids (N, H', W', 2), outputs (N, 1, H', W')."""

@@ -1,0 +1,213 @@
+"""MNIST addition (the appendix): two digits, each distorted on its own, answered by their sum.
+
+One transformer has to treat both digits alike; two in parallel can each undo one distortion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import nn
+from ..autograd import Tensor, no_grad
+from ..datasets import Images, sums
+from ..models import TRANSFORMATIONS, addition
+from ..training import (
+    RECIPES,
+    Experiment,
+    explained,
+    load_examples,
+    load_trained,
+    setting,
+    test,
+    transformers,
+)
+from .jobs import Jobs
+from .table1_page import label, markdown
+
+# Test errors in per cent, from the appendix; it has no transformers before a CNN.
+PAPER: dict[str, float | None] = {
+    "fcn": 47.7,
+    "cnn": 14.7,
+    "st-fcn affine": 22.6,
+    "st-fcn projective": 18.5,
+    "st-fcn tps": 19.1,
+    "2xst-fcn affine": 9.0,
+    "2xst-fcn projective": 5.9,
+    "2xst-fcn tps": 5.8,
+    "st-cnn affine": None,
+    "2xst-cnn affine": None,
+}
+
+
+@dataclass(frozen=True)
+class Addition(Experiment):
+    """The sum of two distorted digits (the appendix)."""
+
+    command: ClassVar[str] = "addition"
+
+    # The network
+    model: str = setting("2xst-fcn", "the network", addition.MODELS)
+    transformation: str = setting(
+        "affine", "of the spatial transformers (Sect. 3.2)", tuple(TRANSFORMATIONS)
+    )
+    width: int | None = setting(
+        None,
+        "filters of each convolution, or units of each hidden layer; by default as many as make "
+        f"{addition.PARAMETERS:,} parameters",
+        least=1,
+    )
+
+    # The training
+    epochs: int = setting(40, "times 60,000 pairs of digits, other pairs in each", least=1)
+    lr: float = setting(2e-3, "the learning rate at its highest", least=0)
+    localisation_lr: float = setting(
+        0.3,
+        "times lr, for localisation nets: the classifier has little to say at first, and at higher "
+        "rates they drift off the image meanwhile",
+        least=0,
+    )
+    micro_batch: int | None = setting(128, "pairs in a micro-batch", least=1)
+
+    def build(self) -> nn.Module:
+        return addition.build(self.model, self.transformation, self.width)
+
+    def examples(self, digits: Images, rng: np.random.Generator) -> Images:
+        return sums(digits, rng)
+
+    @property
+    def name(self) -> str:
+        """Model and transformation."""
+        return self.model + (f"-{self.transformation}" if "st-" in self.model else "")
+
+
+def jobs(
+    models: Sequence[str] = addition.MODELS,
+    transformations: Sequence[str] = ("affine", "projective", "tps"),
+    seeds: Sequence[int] = (0,),
+    recipe: str = "fast",
+    **asked: Any,
+) -> list[Addition]:
+    """The settings of the table's rows, for each seed.
+
+    Parameters
+    ----------
+    models, transformations : sequence of str
+        Those wanted; a network without a transformer belongs to every transformation.
+    seeds : sequence of int
+    recipe : "fast" or "paper"
+    asked
+        Settings that differ from the recipe's.
+
+    Raises
+    ------
+    ValueError
+        If there is no such row.
+    """
+    values = {**RECIPES[recipe], **asked}
+    chosen = []
+    for seed in seeds:
+        for row in PAPER:
+            model, _, transformation = row.partition(" ")
+            if model in models and transformation in ("", *transformations):
+                of_row = {"model": model, "transformation": transformation or "affine"}
+                chosen.append(Addition.of({**values, **of_row, "seed": seed}))
+    if not chosen:
+        raise ValueError(f"the table of sums has no such row; its rows are {', '.join(PAPER)}")
+    return chosen
+
+
+@no_grad()
+def draw(folder: str | Path, digits: int = 6, first: int = 0) -> Path:
+    """The run's picture, `result.png`; returns its path.
+
+    For `digits` pairs of test digits from number `first` on: both channels with the transformers'
+    windows, what each transformer makes of them, and the sum that the network reads.
+    """
+    from .. import plotting  # brings in Matplotlib
+
+    model, settings, run = load_trained(folder)
+    images, labels = load_examples(settings, first, digits)
+    predicted = model(Tensor(images)).data.argmax(axis=1)
+    st = next(iter(transformers(model)), None)
+    windows, outputs = [], []
+    if st is not None:
+        seen, size = st(Tensor(images)).numpy(), images.shape[2:]
+        outputs = np.split(seen, seen.shape[1] // 2, axis=1)
+        thetas = st.theta.data.reshape(len(images), len(outputs), -1)
+        windows = [st.transformation.outline(t, size) for t in thetas.swapaxes(0, 1)]
+    error = run.test_error()
+    figure = plotting.addition_result(
+        images,
+        labels,
+        predicted,
+        windows,
+        outputs,
+        title=f"{settings.name}: test error {test(run)['error'] if error is None else error:.2f} %",
+    )
+    run.save_picture(figure)
+    return run.picture
+
+
+class Table(Jobs):
+    """The table of sums. Its page is written in the folder above that of all results."""
+
+    kind: ClassVar = Addition
+    draw = staticmethod(draw)
+
+    @property
+    def page(self) -> Path:
+        return self.results.parents[1] / "addition.md"
+
+    def write(self) -> str:
+        """Write addition.md; the table as text."""
+        found = self.read()
+        with explained(self.page):
+            self.page.parent.mkdir(parents=True, exist_ok=True)
+            self.page.write_text(as_page(found))
+        return as_table(found)
+
+
+def as_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """The table in Markdown: ours, the paper's, the difference, and what it took."""
+    heads = ["network", "error, %", "the paper's", "difference", "parameters", "seeds"]
+    lines = [[*heads, "pairs seen", "hours"]]
+    for row, paper in PAPER.items():
+        model, _, transformation = row.partition(" ")
+        of_row = [
+            result
+            for result in found
+            if result["settings"]["model"] == model
+            and transformation in ("", result["settings"]["transformation"])
+        ]
+        errors = [result["test_error"] for result in of_row]
+        line = [label(row), "unmeasured", "" if paper is None else paper, *[""] * 5]
+        if of_row:
+            spread = f" ± {stdev(errors):.2f}" if len(errors) > 1 else ""
+            line[1] = f"**{mean(errors):.2f}**{spread}"
+            line[3:] = [
+                "" if paper is None else f"{mean(errors) - paper:+.2f}",
+                f"{of_row[0]['parameters']:,}",
+                ", ".join(str(result["settings"]["seed"]) for result in of_row),
+                f"{of_row[0]['images_seen']:,}",
+                f"{sum(result['seconds'] for result in of_row) / 3600:.2f}",
+            ]
+        lines.append(line)
+    return markdown(lines)
+
+
+def as_page(found: Sequence[Mapping[str, Any]]) -> str:
+    """addition.md."""
+    return PAGE.format(table=as_table(found))
+
+
+PAGE = """\
+# Adding two digits
+
+{table}
+"""
