@@ -131,10 +131,9 @@ def test_the_sampler_keeps_the_order_of_memory(inner, rng, on_host):  # noqa: F8
     assert on_host and (v.strides[0] == v.itemsize) == inner
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_pixel_that_is_no_number_spreads_alike(value, rng, assert_same):
+def test_a_pixel_that_is_no_number_spreads_alike(rng, assert_same):
     u = rng.normal(size=(1, 2, 4, 4))
-    u[0, 0, 1, 2] = value
+    u[0, 0, 1, 2] = np.nan
     grid = rng.uniform(-1.2, 1.2, (1, 6, 6, 2))
     names = ["sample_2_2", "sample_backward_2_2"]
     with np.errstate(invalid="ignore"):
