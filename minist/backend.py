@@ -107,6 +107,12 @@ def to_numpy(array: Array) -> np.ndarray:
     return array.get() if is_cupy(array) else np.asarray(array)
 
 
+def beside(value: Any, array: Array) -> Array:
+    """A number or list as an array where another lies; a number is filled in, not copied there."""
+    xp = array_module(array)
+    return xp.full((), value) if np.isscalar(value) else xp.asarray(value)
+
+
 def add_at(target: Array, index: Array, values: Array) -> None:
     """target[index] += values for flat arrays, adding up where an index comes more than once."""
     array_module(target).add.at(target, index, values)

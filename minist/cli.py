@@ -61,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(command=evaluate_command)
     evaluate.add_argument("run", type=Path, help="the run's folder")
+    evaluate.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="to test on (default: cpu)"
+    )
 
     show = commands.add_parser(
         "show",
@@ -311,7 +314,7 @@ def new_folder(settings: Experiment) -> Path:
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
-    found = test(Run(options.run))
+    found = test(Run(options.run), options.device)
     print(f"test loss {found['loss']:.4f}, outside {found['outside']:.1%}")
     print(f"test error {found['error']:.2f} %")
 

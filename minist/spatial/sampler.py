@@ -398,9 +398,12 @@ def at(axis: int, i: int) -> tuple:
 def check(u: Array, grid: Array, kernels: Sequence[Kernel]) -> None:
     d = u.ndim - 2
     if d not in (2, 3) or grid.ndim != d + 2 or grid.shape[-1] != d:
+        last = d == 2 and u.shape[3] in (1, 3, 4) and u.shape[1] > 4
         raise ValueError(
             "expected images (N, C, H, W) with a grid (N, H', W', 2), or volumes (N, C, D, H, W) "
-            "with a grid (N, D', H', W', 3); transpose images (N, H, W, C)"
+            f"with a grid (N, D', H', W', 3), got {u.shape} and {grid.shape}"
+            + last
+            * "; these look like (N, H, W, C): transpose(0, 3, 1, 2) mends it"
         )
     for name, array in (("images", u), ("grid", grid)):
         if array.dtype.kind != "f":

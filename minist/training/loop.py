@@ -168,6 +168,7 @@ class State:
 
     def checkpoint(self) -> Checkpoint:
         """What `resume` needs. Raises RunError where a weight is not a finite number."""
+        # The host waits for a GPU, once an epoch: it copies all that changes to the disk.
         for name, parameter in self.model.named_parameters():
             if not backend.array_module(parameter.data).isfinite(parameter.data).all():
                 raise RunError(
@@ -218,6 +219,9 @@ class Meter:
 
     def log(self, run: Run, state: State, epoch: int) -> dict[str, float]:
         """Write the line. Raises RunError where the loss is not a finite number."""
+        # Here, once in many steps, the host waits for a GPU: the numbers are wanted now.
+        for st in transformers(state.model):
+            st.warn_if_drifted()
         line = {
             "epoch": epoch + 1,
             "step": state.step,
@@ -331,6 +335,7 @@ def evaluate(
             n += len(labels)
     finally:
         model.train(was_training)
+    # Here, once for the whole set, the host waits for a GPU.
     return {
         "loss": float(report.loss) / n,
         "error": 100 * float(report.errors) / n,
@@ -338,13 +343,13 @@ def evaluate(
     }
 
 
-def load_trained(folder: str | Path) -> tuple[nn.Module, Experiment, Run]:
-    """The model that a run has left, on the CPU and in evaluation mode, and its settings.
+def load_trained(folder: str | Path, device: str = "cpu") -> tuple[nn.Module, Experiment, Run]:
+    """The model that a run has left, on a device and in evaluation mode, and its settings.
 
     Raises RunError if the run has not ended or its files are damaged.
     """
     run = Run(folder)
-    settings = replace(run.settings(), device="cpu")
+    settings = replace(run.settings(), device=device)
     model = build(settings)
     try:
         nn.load(model, run.model)
@@ -358,11 +363,12 @@ def load_trained(folder: str | Path) -> tuple[nn.Module, Experiment, Run]:
     return model.eval(), settings, run
 
 
-def test(run: Run) -> dict[str, float]:
+def test(run: Run, device: str = "cpu") -> dict[str, float]:
     """Loss, error in per cent, and share of points outside, of a trained run over the test set."""
-    model, settings, _ = load_trained(run.folder)
-    size = min(EVALUATION_BATCH, settings.at_once)
-    with MicroBatches(size) as micro_batches:
+    model, settings, _ = load_trained(run.folder, device)
+    on_gpu = device == "cuda"
+    size = settings.at_once if on_gpu else min(EVALUATION_BATCH, settings.at_once)
+    with MicroBatches(size, threads=1 if on_gpu else None) as micro_batches:
         return evaluate(model, load_test_set(settings), micro_batches)
 
 
@@ -408,7 +414,7 @@ def carry_out(
         error = run.test_error() if resume else None
         if error is None:
             train(settings, run, resume, progress, group)
-            error = test(run)["error"]
+            error = test(run, settings.device)["error"]
             run.log(test_error=error)
         if not run.picture.is_file():
             draw(run.folder)
