@@ -51,6 +51,7 @@ def result(
     labels, predicted : (N,)
     grid : (N, H', W', 2)
     curve : lines of metrics.jsonl
+    title : str
     """
     images, labels, predicted = map(as_array, (images, labels, predicted))
     rows = 1 if grid is None else 3
@@ -95,6 +96,7 @@ def volume_result(
     grid : (N, D', H', W', 3), or None without a transformer
     outputs : (N, 1, H', W')
     curve : lines of metrics.jsonl
+    title : str
     """
     volumes, labels, predicted, outputs = map(as_array, (volumes, labels, predicted, outputs))
     n = len(volumes)
@@ -178,6 +180,7 @@ def confusion(labels: Array, predicted: Array, classes: int = 10) -> Figure:
     Parameters
     ----------
     labels, predicted : (N,)
+    classes : int
     """
     labels, predicted = as_array(labels), as_array(predicted)
     counts = np.zeros((classes, classes), int)
@@ -247,7 +250,13 @@ class Case(NamedTuple):
 
 
 def cases(shown: Sequence[Case]) -> Figure:
-    """Table 1 (right): (a) inputs, (b) the predicted grids over them, (c) the outputs."""
+    """Table 1 (right): (a) inputs, (b) the predicted grids over them, (c) the outputs.
+
+    Parameters
+    ----------
+    shown : sequence of Case
+        Drawn side by side.
+    """
     widest = max(len(case.labels) for case in shown)
     figure = Figure(figsize=(1.1 * widest * len(shown), 4.2), dpi=120, layout="constrained")
     parts = figure.subfigures(1, len(shown), squeeze=False)[0]
@@ -273,6 +282,10 @@ def table1_curves(by_distortion: Mapping[str, Mapping[str, Sequence[float]]]) ->
     """Training error in per cent, epoch by epoch, of every network; a panel for each distortion.
 
     A colour for each network, a dash for each transformation.
+
+    Parameters
+    ----------
+    by_distortion : {distortion: {network, as in "ST-CNN affine": errors, epoch by epoch}}
     """
     colours = {"FCN": GREY, "CNN": GREEN, "ST-FCN": ORANGE, "ST-CNN": BLUE}
     dashes = {"": "-", "affine": "-", "projective": "--", "TPS": ":"}
@@ -388,6 +401,11 @@ def animation(figures: Iterable[Figure], frames_per_second: float = 6.0) -> byte
     """Figures, all of one size, as an animated GIF that starts again after resting on its last.
 
     Write the bytes to a file, or show them in a notebook with `IPython.display.Image`.
+
+    Parameters
+    ----------
+    figures : iterable of Figure
+    frames_per_second : float
     """
     frames = []
     for figure in figures:

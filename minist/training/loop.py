@@ -303,7 +303,10 @@ def load_training_set(settings: Experiment) -> tuple[Images, list[Images]]:
 
 
 def load_test_set(settings: Experiment) -> Iterator[Images]:
-    """Examples of the test digits, part by part: the same whatever the seed of the run."""
+    """Examples of the test digits, part by part, as the settings make them.
+
+    They are the same whatever the seed of the run.
+    """
     return fixed(MNIST(train=False, root=settings.data), settings)
 
 
@@ -313,7 +316,10 @@ def fixed(data: Images, settings: Experiment) -> Iterator[Images]:
 
 
 def load_examples(settings: Experiment, first: int, count: int) -> Images:
-    """So many of the test set, from number `first` on. Raises RunError where there are fewer."""
+    """`count` of the test set of these settings, from number `first` on.
+
+    Raises RunError where there are fewer.
+    """
     n = len(MNIST(train=False, root=settings.data))
     if count < 1 or first < 0 or first + count > n:
         raise RunError(f"cannot draw {count} digits from number {first} on: there are {n}")
@@ -324,7 +330,16 @@ def load_examples(settings: Experiment, first: int, count: int) -> Images:
 def evaluate(
     model: nn.Module, parts: Iterable[Images], micro_batches: MicroBatches
 ) -> dict[str, float]:
-    """Mean loss, error in per cent and share of points outside, over all parts of a set."""
+    """Mean loss, error in per cent and share of points outside, over all parts of a set.
+
+    Parameters
+    ----------
+    model : Module
+        Is put into evaluation mode meanwhile.
+    parts : iterable of Images
+    micro_batches : MicroBatches
+        An open pool.
+    """
     was_training = model.training
     model.eval()
     report, n = None, 0

@@ -23,6 +23,19 @@ def setting(
     choices: tuple[str, ...] | None = None,
     least: float | None = None,
 ) -> Any:
+    """A field of an `Experiment`, which the command line makes an option of.
+
+    Parameters
+    ----------
+    default
+        Where nothing else is asked for.
+    help : str
+        What it is, with its unit and reason.
+    choices : tuple of str, optional
+        All that it may be.
+    least : number, optional
+        It may not be lower.
+    """
     return field(default=default, metadata={"help": help, "choices": choices, "least": least})
 
 

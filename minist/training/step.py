@@ -31,11 +31,18 @@ from .parallel import Group
 
 @dataclass(frozen=True)
 class Report:
-    """What a batch showed, as sums over its images: numbers on the batch's device."""
+    """What a batch showed, as sums over its images: numbers on the batch's device.
+
+    Parameters
+    ----------
+    loss, errors, outside : 0-d arrays
+        Cross entropies; wrong answers; of the points of an image's sampling grids, the share that
+        lies outside it.
+    """
 
     loss: Array
     errors: Array
-    outside: Array  # of points of the sampling grids, as a share of each image's
+    outside: Array
 
     def numbers(self) -> list[Array]:
         return [self.loss, self.errors, self.outside]
@@ -135,8 +142,11 @@ def training_step(
 
     Parameters
     ----------
+    model : Module
     images : (N, C, H, W)
     labels : (N,)
+    micro_batches : MicroBatches
+        An open pool.
     seed : sequence of int
         What is drawn inside (dropout) comes from a generator of (*seed, number of micro-batch).
     group : Group
@@ -178,7 +188,16 @@ def add_up(parts: Sequence[Sequence[Array]], group: Group) -> list[Array]:
 def evaluation_step(
     model: nn.Module, images: Array, labels: Array, micro_batches: MicroBatches
 ) -> Report:
-    """What the model makes of a batch, without learning from it."""
+    """What the model makes of a batch, without learning from it.
+
+    Parameters
+    ----------
+    model : Module
+    images : (N, C, H, W)
+    labels : (N,)
+    micro_batches : MicroBatches
+        An open pool.
+    """
 
     def forward(number: int, part: slice) -> Report:
         with no_grad():  # each thread has its own
