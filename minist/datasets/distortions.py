@@ -77,7 +77,7 @@ def distort(
         raise ValueError(f"distort: {size_out} is smaller than the images, {size_in}")
     images = as_floats(images)
     if kind in ("T", "TC"):
-        canvas = place(images, size_out, rng)
+        canvas = place(images, size_out, places(len(images), size_in, size_out, rng))
         return (
             clutter(canvas, images, rng, 6 if patches is None else patches)
             if kind == "TC"
@@ -168,18 +168,23 @@ def homography(points: np.ndarray, moved: np.ndarray) -> np.ndarray:
     return np.concatenate([h, np.ones((len(h), 1))], axis=1).reshape(-1, 3, 3)
 
 
-def place(images: Array, size: tuple, rng: np.random.Generator) -> Array:
-    """Each image at a random whole-pixel place on a black canvas."""
+def places(n: int, size_in: tuple, size_out: tuple, rng: np.random.Generator) -> np.ndarray:
+    """Whole pixels (top, left), (2, n), at which an image may begin on a larger one."""
+    rooms = zip(size_out, size_in, strict=True)
+    return np.stack([rng.integers(0, s - k + 1, n) for s, k in rooms])
+
+
+def place(images: Array, size: tuple, at: np.ndarray) -> Array:
+    """Each image on a black canvas, its first pixel at (top, left), (2, N)."""
     n, _, h, w = images.shape
     xp = array_module(images)
     canvas = xp.zeros((1, *size, n), dtype=images.dtype).transpose(3, 0, 1, 2)
-    top, left = (rng.integers(0, s - k + 1, n) for s, k in zip(size, (h, w), strict=True))
-    canvas[boxes(xp, top, left, (h, w))] = images[:, 0]
+    canvas[boxes(xp, *at, (h, w))] = images[:, 0]
     return canvas
 
 
 def clutter(canvas: Array, digits: Array, rng: np.random.Generator, patches: int) -> Array:
-    """Patches of other digits of the batch, at random places; ink covers, background does not."""
+    """Patches of others of the digits, at random places; ink covers, background does not."""
     n = len(canvas)
     xp = array_module(canvas)
     for _ in range(patches):
