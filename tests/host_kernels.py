@@ -29,7 +29,7 @@ class HostKernels:
             code = "\n".join(t if isinstance(t, str) else t.read_text() for t in texts)
             (folder / f"{real}.cpp").write_text(code)
             # Without fused multiply-add, as for the GPU.
-            flags = ["-O1", "-std=c++14", "-ffp-contract=off", "-shared", "-fPIC", f"-DREAL={real}"]
+            flags = ["-O1", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", f"-DREAL={real}"]
             command = [compiler, *flags, "-o", f"{real}.so", f"{real}.cpp"]
             jobs.append(subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True))
             self.libraries[dtype] = folder / f"{real}.so"

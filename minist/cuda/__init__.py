@@ -42,7 +42,7 @@ def source(file: str) -> str:
 @cache
 def function(xp: Any, file: str, name: str, dtype: str) -> Callable[..., None]:
     """A compiled kernel, called with (blocks,), (threads,) and its arguments."""
-    options = ("-std=c++14", "--fmad=false", f"-DREAL={REALS[dtype]}")
+    options = ("-std=c++17", "--fmad=false", f"-DREAL={REALS[dtype]}")
     return xp.RawModule(code=source(file), options=options).get_function(name)
 
 

@@ -14,6 +14,7 @@ import ctypes
 import os
 import sys
 import threading
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -96,13 +97,12 @@ def layout(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> t
 def library(xp: Any) -> Any:
     """cuBLAS, as CuPy has found it."""
     xp.cuda.Device().cublas_handle  # noqa: B018  (loads it)
-    try:
+    major = xp.cuda.runtime.runtimeGetVersion() // 1000
+    name = f"cublas64_{major}.dll" if os.name == "nt" else f"libcublas.so.{major}"
+    with suppress(ImportError):  # CuPy below 14 comes without
         from cuda.pathfinder import load_nvidia_dynamic_lib
-    except ImportError:  # CuPy below 14 does not need it
-        major = xp.cuda.runtime.runtimeGetVersion() // 1000
-        name = f"cublas64_{major}.dll" if os.name == "nt" else f"libcublas.so.{major}"
-    else:
-        name = load_nvidia_dynamic_lib("cublas").abs_path
+
+        name = load_nvidia_dynamic_lib("cublas").abs_path or name
     return ctypes.CDLL(name)
 
 
