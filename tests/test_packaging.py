@@ -21,7 +21,9 @@ PAYLOAD = {
     "minist/datasets/mnist/train-labels-idx1-ubyte.gz",
     "minist/datasets/mnist/t10k-images-idx3-ubyte.gz",
     "minist/datasets/mnist/t10k-labels-idx1-ubyte.gz",
+    "minist/models/weights/cnn-R.safetensors",
     "minist/models/weights/st-cnn-affine-R.safetensors",
+    "minist/models/weights/st-cnn-affine-RTS.safetensors",
 }
 
 
