@@ -431,3 +431,50 @@ def test_the_upper_edge_of_the_front_is_orange():
 
 def test_volumes_without_a_transformer_have_no_box():
     assert not any(ax.collections for ax in volume_result(grid=None).get_axes()[:-1])
+
+
+# --- of classifiers, and of times ----------------------------------------------------------------
+
+
+def test_confusion_counts_rows_as_truth_and_columns_as_answers():
+    figure = plotting.confusion(np.array([0, 0, 1, 2, 2, 2]), np.array([0, 2, 1, 0, 0, 2]), 3)
+    (ax,) = figure.axes
+    counts = {text.get_position(): int(text.get_text()) for text in ax.texts}  # (column, row)
+    assert counts == {(0, 0): 1, (2, 0): 1, (1, 1): 1, (0, 2): 2, (2, 2): 1}
+    np.testing.assert_array_equal(ax.images[0].get_array(), [[0, 0, 1], [0, 0, 0], [2, 0, 0]])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("taken for", "is")
+
+
+def test_confusion_without_a_mistake_has_no_shade():
+    ax = plotting.confusion(np.arange(3), tensor(np.arange(3.0)).data.astype(int), 3).axes[0]
+    assert not ax.images[0].get_array().any()
+    assert len(ax.texts) == 3
+
+
+def test_worst_mistakes_come_first_and_right_answers_not_at_all():
+    images = np.zeros((4, 1, 5, 5)) + np.arange(4).reshape(-1, 1, 1, 1) / 4
+    logits = np.log([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.99, 0.01]])
+    figure = plotting.worst_mistakes(images, np.array([0, 1, 1, 1]), logits)
+    assert [ax.images[0].get_array()[0, 0] for ax in figure.axes] == [0.75, 0.25]
+    assert [ax.get_title() for ax in figure.axes] == ["0, is 1", "0, is 1"]
+    assert [ax.get_xlabel() for ax in figure.axes] == ["99%, 1%", "60%, 40%"]
+
+
+def test_no_more_mistakes_are_shown_than_asked_for_or_than_there_are():
+    images, labels = np.zeros((30, 1, 4, 4)), np.ones(30, int)
+    logits = np.tile([2.0, 0.0], (30, 1))
+    shown = [ax for ax in plotting.worst_mistakes(images, labels, logits, 12).axes if ax.images]
+    assert len(shown) == 12
+    assert not plotting.worst_mistakes(images, 0 * labels, logits).axes[0].images
+
+
+def test_times_are_bars_from_the_top_the_shortest_in_green():
+    (ax,) = plotting.times({"slow": 40.0, "quick": 8.0, "middle": 16.0}).axes
+    assert [bar.get_width() for bar in ax.patches] == [40, 8, 16]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["slow", "quick", "middle"]
+    assert [to_hex(bar.get_facecolor()) == plotting.GREEN.lower() for bar in ax.patches] == [
+        False,
+        True,
+        False,
+    ]
+    assert ax.yaxis_inverted()

@@ -47,7 +47,7 @@ class Volume(Experiment):
     )
 
     # The training
-    epochs: int = setting(8, "passes over the digits, each time as other solids", least=1)
+    epochs: int = setting(12, "passes over the digits, each time as other solids", least=1)
 
     def build(self) -> nn.Module:
         return volume.build(self.model, self.size, self.filters, self.slices, thickness(self.size))

@@ -16,6 +16,7 @@ from ..spatial import Affine, SpatialTransformer, ThetaRegression, project
 from .distorted_mnist import CNN
 
 MODELS = ("st-cnn", "cnn")
+LOOKED_AT = 0.6  # of the volume's width, by the first theta
 
 
 class XRays(nn.Module):
@@ -70,10 +71,16 @@ def build(name: str, size: int, filters: int, slices: int, thickness: float) -> 
 
 
 def localisation_layers(size: int, affine: Affine, filters: int = 24, hidden: int = 64) -> list:
-    """From three X-rays (N, 3, size, size) to theta, (N, 12), which starts at the identity.
+    """From three X-rays (N, 3, size, size) to theta, (N, 12).
 
-    The paper's halve the picture first; a turn is seen in the edges of a small solid, so not here.
+    At first the box that is looked at is in the middle, and narrower than the volume. From the
+    identity, the whole volume, the depth of the solid would never be learnt: flattened along the
+    depth, it looks the same at any. The narrow box cuts off what it is not moved to.
+
+    The paper's nets halve the picture first; a turn is seen in the edges of a small solid, so not
+    here.
     """
+    start = LOOKED_AT * affine.identity()
     left = ((size - 4) // 2 - 4) // 2
     return [
         nn.Conv2d(3, filters, 5),
@@ -85,5 +92,5 @@ def localisation_layers(size: int, affine: Affine, filters: int = 24, hidden: in
         nn.Flatten(),
         nn.Linear(filters * left**2, hidden),
         nn.ReLU(),
-        ThetaRegression(hidden, affine),
+        ThetaRegression(hidden, affine, start),
     ]

@@ -17,6 +17,7 @@ from .runs import (
     Case,
     animation,
     cases,
+    confusion,
     contact_sheet,
     curves,
     film,
@@ -24,7 +25,9 @@ from .runs import (
     result,
     table1_curves,
     theta_curves,
+    times,
     volume_result,
+    worst_mistakes,
 )
 from .section3 import basins, basis, feature_maps, gallery, kernel_curves, kinks, reductions
 from .windows import addition_result, colocalisation
@@ -44,6 +47,7 @@ __all__ = [
     "basis",
     "cases",
     "colocalisation",
+    "confusion",
     "contact_sheet",
     "curves",
     "draw_curve",
@@ -60,5 +64,7 @@ __all__ = [
     "result",
     "table1_curves",
     "theta_curves",
+    "times",
     "volume_result",
+    "worst_mistakes",
 ]

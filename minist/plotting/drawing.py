@@ -67,6 +67,17 @@ def draw_grid(
     """A sampling grid (H', W', 2) over an image of `size`: T_theta(G) of Fig. 3.
 
     The upper edge of the output is drawn thick in orange, so that one sees which way is up.
+
+    Parameters
+    ----------
+    ax : Axes
+        With the image drawn on it.
+    grid : (H', W', 2)
+    size : (H, W)
+    lines : int
+        Drawn of the grid in each direction.
+    align_corners : bool
+        Whether -1 and 1 are the centres of the border pixels, or their outer edges.
     """
     h, w = size
     points = in_pixels(grid, size, align_corners)
@@ -110,7 +121,15 @@ def leave_room(ax: Axes, size: Sequence[int]) -> None:
 
 
 def draw_curve(ax: Axes, lines: Sequence[dict[str, Any]]) -> None:
-    """Error in per cent against epochs, on a logarithmic scale, from lines of metrics.jsonl."""
+    """Error in per cent against epochs, on a logarithmic scale.
+
+    Parameters
+    ----------
+    ax : Axes
+        To draw on.
+    lines : sequence of dict
+        The lines of a run's metrics.jsonl.
+    """
     steps = [x for x in lines if "error" in x]
     if steps:
         per_epoch = max(x["step"] for x in steps) / max(x["epoch"] for x in steps)
@@ -151,5 +170,5 @@ def error_axis(ax: Axes) -> None:
 
 
 def as_array(values: Any) -> np.ndarray:
-    """A tensor, or an array of either backend, as NumPy's."""
+    """`values`, a tensor or an array of either backend, as an array of NumPy's."""
     return values.numpy() if isinstance(values, Tensor) else to_numpy(values)

@@ -51,6 +51,7 @@ def result(
     labels, predicted : (N,)
     grid : (N, H', W', 2)
     curve : lines of metrics.jsonl
+    title : str
     """
     images, labels, predicted = map(as_array, (images, labels, predicted))
     rows = 1 if grid is None else 3
@@ -95,6 +96,7 @@ def volume_result(
     grid : (N, D', H', W', 3), or None without a transformer
     outputs : (N, 1, H', W')
     curve : lines of metrics.jsonl
+    title : str
     """
     volumes, labels, predicted, outputs = map(as_array, (volumes, labels, predicted, outputs))
     n = len(volumes)
@@ -147,6 +149,94 @@ def curves(
     return figure
 
 
+def times(milliseconds: Mapping[str, float]) -> Figure:
+    """How long each of several things took: a bar for each.
+
+    Parameters
+    ----------
+    milliseconds : {name: milliseconds}
+        Drawn from the top, in the order given; the shortest is green.
+    """
+    names, values = list(milliseconds), list(milliseconds.values())
+    size = (6.4, 0.3 * len(names) + 0.7)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    ax = figure.subplots()
+    colours = [GREEN if value == min(values) else BLUE for value in values]
+    bars = ax.barh(names, values, color=colours, height=0.7)
+    ax.bar_label(bars, [f"{value:.3g} ms" for value in values], padding=3, fontsize=8)
+    ax.set_xlim(0, 1.15 * max(values))
+    ax.set_xlabel("milliseconds")
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", labelsize=9)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def confusion(labels: Array, predicted: Array, classes: int = 10) -> Figure:
+    """How often each class (a row) was taken for each other (a column).
+
+    What is right, the diagonal, is only counted; the shades are those of the mistakes.
+
+    Parameters
+    ----------
+    labels, predicted : (N,)
+    classes : int
+    """
+    labels, predicted = as_array(labels), as_array(predicted)
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (labels, predicted), 1)
+    mistakes = np.where(np.eye(classes, dtype=bool), 0, counts)
+    side = 0.36 * classes + 0.8
+    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
+    ax = figure.subplots()
+    most = max(mistakes.max(), 1)
+    ax.imshow(mistakes, cmap="Blues", vmin=0, vmax=most)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            dark = mistakes[row, column] > most / 2
+            colour = GREY if row == column else "white" if dark else "black"
+            ax.text(column, row, count, ha="center", va="center", color=colour, fontsize=7)
+    ax.set_xticks(range(classes))
+    ax.set_yticks(range(classes))
+    ax.set_xlabel("taken for")
+    ax.set_ylabel("is")
+    ax.tick_params(length=0)
+    return figure
+
+
+def worst_mistakes(images: Array, labels: Array, logits: Array, shown: int = 10) -> Figure:
+    """Where a classifier was most sure of a wrong answer: the worst mistake first.
+
+    Under each image, how probable the classifier held its answer and the truth.
+
+    Parameters
+    ----------
+    images : (N, 1, H, W)
+    labels : (N,)
+    logits : (N, classes)
+    shown : int
+        Mistakes at most.
+    """
+    images, labels, logits = map(as_array, (images, labels, logits))
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    n, predicted = np.arange(len(labels)), logits.argmax(axis=1)
+    loss = np.where(predicted == labels, -np.inf, logits.max(axis=1) - logits[n, labels])
+    worst = np.argsort(-loss, kind="stable")[: min(shown, (predicted != labels).sum())]
+    columns = min(max(len(worst), 1), 10)
+    rows = max(-(-len(worst) // columns), 1)
+    figure = Figure(figsize=(1.05 * columns, 1.5 * rows), dpi=100, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, i in zip(axes, worst, strict=False):
+        draw_image(ax, images[i, 0])
+        ax.set_title(**verdict(predicted[i], labels[i]))
+        held = probabilities[i, [predicted[i], labels[i]]]
+        ax.set_xlabel(f"{held[0]:.0%}, {held[1]:.0%}", fontsize=8)
+    for ax in axes[len(worst) :]:
+        ax.set_axis_off()
+    return figure
+
+
 class Case(NamedTuple):
     """Images (N, 1, H, W) that one network took for something else, and how another saw them:
     grids (N, H', W', 2), outputs (N, 1, H', W')."""
@@ -160,7 +250,13 @@ class Case(NamedTuple):
 
 
 def cases(shown: Sequence[Case]) -> Figure:
-    """Table 1 (right): (a) inputs, (b) the predicted grids over them, (c) the outputs."""
+    """Table 1 (right): (a) inputs, (b) the predicted grids over them, (c) the outputs.
+
+    Parameters
+    ----------
+    shown : sequence of Case
+        Drawn side by side.
+    """
     widest = max(len(case.labels) for case in shown)
     figure = Figure(figsize=(1.1 * widest * len(shown), 4.2), dpi=120, layout="constrained")
     parts = figure.subfigures(1, len(shown), squeeze=False)[0]
@@ -186,6 +282,10 @@ def table1_curves(by_distortion: Mapping[str, Mapping[str, Sequence[float]]]) ->
     """Training error in per cent, epoch by epoch, of every network; a panel for each distortion.
 
     A colour for each network, a dash for each transformation.
+
+    Parameters
+    ----------
+    by_distortion : {distortion: {network, as in "ST-CNN affine": errors, epoch by epoch}}
     """
     colours = {"FCN": GREY, "CNN": GREEN, "ST-FCN": ORANGE, "ST-CNN": BLUE}
     dashes = {"": "-", "affine": "-", "projective": "--", "TPS": ":"}
@@ -301,6 +401,11 @@ def animation(figures: Iterable[Figure], frames_per_second: float = 6.0) -> byte
     """Figures, all of one size, as an animated GIF that starts again after resting on its last.
 
     Write the bytes to a file, or show them in a notebook with `IPython.display.Image`.
+
+    Parameters
+    ----------
+    figures : iterable of Figure
+    frames_per_second : float
     """
     frames = []
     for figure in figures:

@@ -73,6 +73,8 @@ def basis(rows: Array, titles: Sequence[str], columns: int = 6) -> Figure:
     ----------
     rows : (K, H', W')
     titles : K str
+    columns : int
+        Pictures side by side.
     """
     rows = np.stack([as_array(row) for row in rows])
     count = -(-len(rows) // columns)
@@ -193,7 +195,13 @@ def basins(
 
 
 def reductions(image: Array, outputs: Sequence[tuple[str, Array]]) -> Figure:
-    """An image (H, W) beside smaller versions of it, each with its name."""
+    """An image (H, W) beside smaller versions of it.
+
+    Parameters
+    ----------
+    image : (H, W)
+    outputs : pairs of a name and a picture (H', W')
+    """
     figure = Figure(figsize=(2.6 * (len(outputs) + 1), 2.9), dpi=120, layout="constrained")
     axes = figure.subplots(1, len(outputs) + 1)
     for ax, (name, picture) in zip(axes, [("image", image), *outputs], strict=True):

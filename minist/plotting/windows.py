@@ -35,6 +35,7 @@ def addition_result(
     windows : (N, points, 2) for each transformer
         The outline of its window in pixels.
     outputs : (N, 2, H', W') for each transformer
+    title : str
     """
     images, labels, predicted = map(as_array, (images, labels, predicted))
     colours = (BLUE, ORANGE)

@@ -84,6 +84,7 @@ class Run:
             yield
 
     def exists(self) -> bool:
+        """Whether the run has been begun: its settings are written first."""
         return self.config.is_file()
 
     def read_config(self) -> dict[str, Any]:
@@ -118,6 +119,7 @@ class Run:
         return begun
 
     def write_config(self, settings: dict[str, Any]) -> None:
+        """Write config.json: what is asked for, before anything is done."""
         scratch = self.config.with_suffix(".tmp")
         with explained(self.config):
             scratch.write_text(json.dumps(settings, indent=2) + "\n")
@@ -194,7 +196,14 @@ class Run:
 
 
 def difference(begun: Experiment, asked: Mapping[str, Any]) -> str | None:
-    """The first of the settings asked for that is another, "epochs = 40, not 50"; None if none."""
+    """The first of the settings asked for that is another, "epochs = 40, not 50"; None if none.
+
+    Parameters
+    ----------
+    begun : Experiment
+        Of the run as it was begun.
+    asked : mapping of names to values
+    """
     for name, value in asked.items():
         value = str(Path(value).resolve()) if name == "data" and value else value
         if getattr(begun, name) != value:
@@ -204,7 +213,7 @@ def difference(begun: Experiment, asked: Mapping[str, Any]) -> str | None:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """A failed write as a RunError."""
+    """A context in which a failed write to `path` is a RunError that says how to go on."""
     try:
         yield
     except OSError as error:

@@ -23,6 +23,19 @@ def setting(
     choices: tuple[str, ...] | None = None,
     least: float | None = None,
 ) -> Any:
+    """A field of an `Experiment`, which the command line makes an option of.
+
+    Parameters
+    ----------
+    default
+        Where nothing else is asked for.
+    help : str
+        What it is, with its unit and reason.
+    choices : tuple of str, optional
+        All that it may be.
+    least : number, optional
+        It may not be lower.
+    """
     return field(default=default, metadata={"help": help, "choices": choices, "least": least})
 
 
@@ -88,6 +101,9 @@ class Experiment:
 
     # The machine
     device: str = setting("cpu", "cpu, or cuda for a GPU through CuPy", ("cpu", "cuda"))
+    cuda_graph: str = setting(
+        "on", "whether a GPU is given a step's work at once, as a CUDA graph", ("on", "off")
+    )
     micro_batch: int | None = setting(
         None,
         "images in a micro-batch; by default one micro-batch for each core of the machine, smaller "
