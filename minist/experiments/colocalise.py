@@ -53,7 +53,7 @@ class Colocalisation:
     pairs: int = setting(4, "partners of each image in a step", least=1)
     lr: float = setting(1e-2, "the learning rate at its highest; it falls along a cosine", least=0)
     margin: float = setting(1.0, "of the hinge, in squares of an encoding's length", least=0)
-    outside: float = setting(1.0, "weight of the penalty for looking outside", least=0)
+    outside: float = setting(10.0, "weight of the penalty for looking outside", least=0)
     seed: int = setting(0, "of the images, the first weights and all that is random", least=0)
 
     @property
