@@ -240,7 +240,7 @@ channels at 21x21, which holds a digit; the paper does not say at what size.
 - **The training** is Table 1's fast recipe with smaller rates: Adam, 0.002, 0.3 times that for \
 the localisation nets. The networks learn nothing but the frequency of the sums for the first \
 thousand steps, and at higher rates the localisation nets drift off the image meanwhile: at the \
-full rate 58 % of the points lay outside after 1,300 steps, at 0.3 times 16 %, with the lower \
-error on pairs not seen before.
+full rate 58 % of the points lay outside after 1,300 steps, at 0.3 times 16 %. The rates were \
+chosen by such short runs, on the error of training pairs as they first came, never on test digits.
 - ST-CNN and 2xST-CNN are not in the paper.
 """
