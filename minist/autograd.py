@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .backend import Array, array_module, device_of, is_cupy, to_device, to_numpy
+from .backend import Array, array_module, beside, device_of, is_cupy, to_device, to_numpy
 
 
 class _State(threading.local):
@@ -246,7 +246,7 @@ def _beside(value: Any, like: Tensor | None) -> Tensor:
     """An array with its own dtype, a number or list with that of `like`, as a tensor."""
     if like is None or getattr(value, "ndim", 0) > 0:
         return tensor(value)
-    value = array_module(like.data).asarray(value)
+    value = beside(value, like.data)
     same_kind = like.dtype.kind in ("f", value.dtype.kind)  # else, as 0.5 beside integers, its own
     return Tensor(value.astype(like.dtype) if same_kind else value)
 

@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -107,9 +107,34 @@ def to_numpy(array: Array) -> np.ndarray:
     return array.get() if is_cupy(array) else np.asarray(array)
 
 
+def beside(value: Any, array: Array) -> Array:
+    """A number or list as an array where another lies; a number is filled in, not copied there."""
+    xp = array_module(array)
+    return xp.full((), value) if np.isscalar(value) else xp.asarray(value)
+
+
 def add_at(target: Array, index: Array, values: Array) -> None:
     """target[index] += values for flat arrays, adding up where an index comes more than once."""
     array_module(target).add.at(target, index, values)
+
+
+def concatenate(arrays: Sequence[Array], axis: int) -> Array:
+    """Arrays of one type, one after the other along an axis.
+
+    On a GPU part by part: CuPy's own sends a list of addresses to the card, and a CUDA graph cannot
+    hold a copy from the host.
+    """
+    xp = array_module(arrays[0])
+    if not is_cupy(arrays[0]):
+        return xp.concatenate(arrays, axis=axis)
+    shape, axis = list(arrays[0].shape), axis % arrays[0].ndim
+    shape[axis] = sum(array.shape[axis] for array in arrays)
+    whole, start = xp.empty(shape, dtype=xp.result_type(*arrays)), 0
+    for array in arrays:
+        end = start + array.shape[axis]
+        whole[(slice(None),) * axis + (slice(start, end),)] = array
+        start = end
+    return whole
 
 
 def processor(device: str = "cpu") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -16,11 +17,13 @@ from .experiments.addition import Addition
 from .experiments.volume import Volume
 from .models import MODELS, TRANSFORMATIONS, addition
 from .training import RECIPES, TABLE, Experiment, Run, RunError, Settings, carry_out, test
+from .training.parallel import group_of, start
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         options.command(options)
     except KeyboardInterrupt:
@@ -58,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(command=evaluate_command)
     evaluate.add_argument("run", type=Path, help="the run's folder")
+    evaluate.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="to test on (default: cpu)"
+    )
 
     show = commands.add_parser(
         "show",
@@ -109,6 +115,12 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--only", default="*", metavar="PATTERN", help='rows like this, as in "step*cnn*28"'
     )
+    bench.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="on a GPU, beside PyTorch eager and with its own CUDA graph (default: cpu)",
+    )
     bench.add_argument("--quick", action="store_true", help="28x28 only, and short turns")
     bench.add_argument("--json", action="store_true", help="print JSON instead of a table")
     bench.add_argument(
@@ -151,6 +163,13 @@ def add_experiment(commands: Any, kind: type[Experiment], help: str, description
         "--resume",
         action="store_true",
         help="go on with the run in --out, with the settings it was begun with",
+    )
+    to.add_argument(
+        "--gpus",
+        type=int,
+        default=1,
+        help="train on so many GPUs of this machine, each with its part of every batch; on several "
+        "machines, start it with a launcher such as torchrun instead (default: 1)",
     )
     add_recipe(to)
     for setting in kind.settings():
@@ -265,8 +284,14 @@ def train_command(options: argparse.Namespace) -> None:
             settings = run.settings_as_begun(asked, options.experiment)
         else:
             print(f"no run in {options.out} yet: a new one begins", file=sys.stderr)
+    if options.gpus > 1 and "RANK" not in os.environ:
+        command = [sys.executable, "-m", "minist", *options.arguments]
+        raise SystemExit(start([*command, "--device", "cuda"], options.gpus))
     out = options.out or new_folder(settings)
-    error = carry_out(settings, out, drawing_of(settings), options.resume)
+    group = group_of(os.environ, settings.device)
+    error = carry_out(settings, out, drawing_of(settings), options.resume, group=group)
+    if group.rank > 0:
+        return
     print(f"picture {Run(out).picture}")
     print(f"test error {error:.2f} %")
 
@@ -289,7 +314,7 @@ def new_folder(settings: Experiment) -> Path:
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
-    found = test(Run(options.run))
+    found = test(Run(options.run), options.device)
     print(f"test loss {found['loss']:.4f}, outside {found['outside']:.1%}")
     print(f"test error {found['error']:.2f} %")
 
@@ -323,7 +348,9 @@ def benchmark_command(options: argparse.Namespace) -> None:
         benchmark.growth.draw(options.growth, peers[:1], options.quick)
         print(f"picture {options.growth}")
     else:
-        benchmark.run(options.batch_size, peers, options.only, options.quick, options.json)
+        benchmark.run(
+            options.batch_size, peers, options.only, options.quick, options.json, options.device
+        )
 
 
 def info_command(options: argparse.Namespace) -> None:

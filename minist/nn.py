@@ -285,29 +285,53 @@ class Sequential(Module):
         return list(self)[i]
 
     def forward(self, x: Any) -> Any:
-        for layer in self:
-            x = layer(x)
+        layers = list(self)
+        while layers:
+            layer = layers.pop(0)
+            if isinstance(layer, Biased) and layer.joins(x, layers[:1]):
+                layers.pop(0)
+                x = F.bias_relu(layer.product(x), layer.bias)  # in one pass
+            else:
+                x = layer(x)
         return x
 
 
 # --- layers -------------------------------------------------------------------------------------
 
 
-class Linear(Module):
+class Biased(Module):
+    """What linear layers and convolutions share: a product, and then a bias."""
+
+    weight: Parameter
+    bias: Parameter | None
+
+    def product(self, x: Any, bias: Parameter | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Any) -> Tensor:
+        return self.product(x, self.bias)
+
+    def joins(self, x: Any, following: list[Module]) -> bool:
+        """Whether its bias and the ReLU that follows are better taken at once: on a GPU."""
+        relu = len(following) == 1 and type(following[0]) is ReLU and self.bias is not None
+        return relu and x.ndim in (2, 4) and is_cupy(self.weight.data)
+
+
+class Linear(Biased):
     """x W^T + b: (..., in_features) to (..., out_features). `weight` (out, in), `bias` (out,)."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         self.weight = Parameter(small_uniform((out_features, in_features)))
         self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
 
-    def forward(self, x: Any) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def product(self, x: Any, bias: Parameter | None = None) -> Tensor:
+        return F.linear(x, self.weight, bias)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
 
 
-class Conv2d(Module):
+class Conv2d(Biased):
     """Convolution (see `F.conv2d`): (N, C, H, W) to (N, F, H', W').
 
     `weight` (F, C / groups, kh, kw), `bias` (F,), or none with bias=False.
@@ -352,8 +376,8 @@ class Conv2d(Module):
             "groups": groups,
         }
 
-    def forward(self, x: Any) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, **self.geometry)
+    def product(self, x: Any, bias: Parameter | None = None) -> Tensor:
+        return F.conv2d(x, self.weight, bias, **self.geometry)
 
     def extra_repr(self) -> str:
         f, c, kh, kw = self.weight.shape

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from . import cuda
 from .autograd import Tensor
 from .backend import Array, array_module, device_of, to_device
+from .cuda.optim import update
 
 
 class Optimizer:
@@ -37,6 +39,7 @@ class Optimizer:
     """
 
     kept: tuple[str, ...] = ()  # names of the arrays that a subclass keeps for a parameter
+    kernel: str | None = None  # of cuda/optim.cu, which does on a GPU what `update` does
 
     def __init__(self, params: Iterable[Any], **defaults: Any):
         params = _listed(params)
@@ -92,12 +95,31 @@ class Optimizer:
 
     def step(self) -> None:
         """Change every parameter that has a gradient, in place."""
-        for group in self.groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    state = self.state.setdefault(parameter, {})
-                    self.steps[parameter] += 1
-                    self.update(parameter.data, parameter.grad, self.steps[parameter], state, group)
+        learning = [
+            (p, group) for group in self.groups for p in group["params"] if p.grad is not None
+        ]
+        for p, _ in learning:
+            self.steps[p] += 1
+        if self.kernel and on_card(learning):
+            weights, grads = ([getattr(p, a) for p, _ in learning] for a in ("data", "grad"))
+            for p, group in learning:
+                if not self.state.get(p):
+                    self.state[p] = self.first_state(p.data, group)
+            states = [list(self.state[p].values()) for p, _ in learning]
+            numbers = [self.numbers(self.steps[p], group) for p, group in learning]
+            update(self.kernel, weights, grads, states, numbers)
+            return
+        for p, group in learning:
+            state = self.state.setdefault(p, {})
+            self.update(p.data, p.grad, self.steps[p], state, group)
+
+    def numbers(self, t: int, group: dict[str, Any]) -> list[float]:
+        """What the kernel is given of a group, at a parameter's t-th step."""
+        raise NotImplementedError
+
+    def first_state(self, weight: Array, group: dict[str, Any]) -> dict[str, Array]:
+        """Zeros for what the kernel keeps for a parameter, in the order of `kept`."""
+        return {name: array_module(weight).zeros_like(weight) for name in self.kept}
 
     def update(
         self, weight: Array, grad: Array, t: int, state: dict[str, Array], group: dict
@@ -147,6 +169,14 @@ class Optimizer:
             group["lr"] = lr
 
 
+def on_card(learning: list[tuple[Tensor, dict[str, Any]]]) -> bool:
+    """Whether all parameters and gradients are as the kernels take them."""
+    arrays = [array for p, _ in learning for array in (p.data, p.grad)]
+    if not arrays or not cuda.usable(*arrays):
+        return False
+    return all(array.flags.c_contiguous for array in arrays)
+
+
 def _listed(params: Any) -> list[Any]:
     """Several, or a single one, as a list."""
     return list(params) if isinstance(params, Iterable) else [params]
@@ -161,7 +191,7 @@ class SGD(Optimizer):
     weight_decay d adds d w to g.
     """
 
-    kept = ("velocity",)
+    kept, kernel = ("velocity",), "sgd"
 
     def __init__(
         self,
@@ -179,6 +209,12 @@ class SGD(Optimizer):
         super().check(group)
         if group["nesterov"] and not group["momentum"]:
             raise ValueError("SGD: Nesterov's step needs a momentum")
+
+    def numbers(self, t: int, group: dict[str, Any]) -> list[float]:
+        return [group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]]
+
+    def first_state(self, weight: Array, group: dict[str, Any]) -> dict[str, Array]:
+        return super().first_state(weight, group) if group["momentum"] else {}
 
     def update(
         self, weight: Array, grad: Array, t: int, state: dict[str, Array], group: dict
@@ -207,7 +243,7 @@ class Adam(Optimizer):
     weight_decay d adds d w to g.
     """
 
-    kept = ("m", "v")
+    kept, kernel = ("m", "v"), "adam"
 
     def __init__(
         self,
@@ -224,6 +260,11 @@ class Adam(Optimizer):
         group["betas"] = tuple(map(float, group["betas"]))
         if not all(0 <= beta < 1 for beta in group["betas"]):
             raise ValueError(f"Adam: betas must be in 0..1, below 1, not {group['betas']}")
+
+    def numbers(self, t: int, group: dict[str, Any]) -> list[float]:
+        b1, b2 = group["betas"]
+        rate, root = group["lr"] / (1 - b1**t), math.sqrt(1 - b2**t)
+        return [rate, root, b1, b2, group["eps"], group["weight_decay"]]
 
     def update(
         self, weight: Array, grad: Array, t: int, state: dict[str, Array], group: dict

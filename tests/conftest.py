@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
+from second_device import beside
+from strict import on_strict_device
 
 from minist import Tensor
 from minist.backend import require_cupy
@@ -16,15 +19,44 @@ settings.register_profile("minist", deadline=None)
 settings.load_profile("minist")
 
 
+def missing_gpu():
+    """Why no test can run on a GPU here; None where it can."""
+    try:
+        require_cupy()
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
 def pytest_collection_modifyitems(items):
     """Skip what needs a GPU where there is none, and say why."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked:
-        try:
-            require_cupy()
-        except RuntimeError as error:
-            for item in marked:
-                item.add_marker(pytest.mark.skip(reason=str(error)))
+    if marked and (reason := missing_gpu()):
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+# What these do is repeated on a device, operation by operation: on one as strict as CuPy, and where
+# there is a GPU once more on it (`-m gpu`).
+OPERATIONS = (
+    "activation arithmetic convolution dropout fourier grid homogeneous kernels linear loss "
+    "normalisation piecewise pooling sampler thin_plate transformer"
+)
+
+
+def pytest_generate_tests(metafunc):
+    if metafunc.module.__name__.removeprefix("test_") in OPERATIONS.split():
+        devices = ["strict"]
+        if missing_gpu() is None:
+            devices.append(pytest.param("cuda", marks=pytest.mark.gpu))
+        metafunc.fixturenames.append("second_device")
+        metafunc.parametrize("second_device", devices, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def second_device(request):
+    with on_strict_device() if request.param == "strict" else nullcontext(), beside("cuda"):
+        yield
 
 
 @pytest.fixture

@@ -179,3 +179,50 @@ def test_rows_of_memory_are_chosen_by_name(capsys, monkeypatch):
     benchmark.run(batch_size=2, peers=[], only="memory*st-cnn*42*")
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| st-cnn")]
     assert len(rows) == 1 and rows[0].startswith("| st-cnn affine 42x42 | 7.00 | 7.00 |")
+
+
+# --- on a GPU -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu_cases():
+    """Those of a GPU, on the host's arrays."""
+    peers = ["PyTorch"] if "PyTorch" in torch_peers() else []
+    return list(benchmark.gpu.cases(2, peers, quick=True, device="cpu"))
+
+
+def test_every_case_of_a_gpu_runs(gpu_cases):
+    names = {case.name for case in gpu_cases}
+    assert {"st-cnn affine 28x28", "bilinear sampler 32x64x64, forward and backward"} <= names
+    for case in gpu_cases:
+        steps = case.steps()
+        assert set(steps) <= {own.TRAINING, own.OWN_LOOP, "PyTorch"} and own.TRAINING in steps
+        for step in steps.values():
+            step()
+
+
+def test_the_sampler_on_a_gpu_has_a_floor_of_copies(gpu_cases):
+    sampler = next(case for case in gpu_cases if case.name == "bilinear sampler 32x64x64, forward")
+    assert sampler.bytes == 4 * 2 * (2 * 32 * 64 * 64 + 2 * 64 * 64)
+
+
+def test_turns_on_a_gpu(monkeypatch):
+    calls = []
+    times = {"quick": 1.0, "slow": 50.0}
+
+    def timed(step, count):
+        calls.append((step, count))
+        return times[step]
+
+    monkeypatch.setattr(benchmark.gpu, "timed", timed)
+    assert benchmark.gpu.medians({n: n for n in times}, rounds=2, milliseconds=100) == times
+    assert calls[4:] == [("quick", 100), ("slow", 2)] * 2
+
+
+def test_without_a_gpu_the_command_says_what_is_missing(capsys, monkeypatch):
+    def missing(device):
+        raise RuntimeError('device "cuda" needs a GPU')
+
+    monkeypatch.setattr(benchmark.gpu, "module_of", missing)
+    assert main(["benchmark", "--device", "cuda"]) == 1
+    assert "needs a GPU" in capsys.readouterr().err

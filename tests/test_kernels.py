@@ -718,32 +718,6 @@ def test_empty_grids_of_any_kernel(leaf, kernel, size, n):
     assert not u.grad.any() and grid.grad.shape == grid.shape
 
 
-# --- on a GPU -----------------------------------------------------------------------------------
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("antialias", [False, True])
-@pytest.mark.parametrize(
-    "mode",
-    ["nearest", "bilinear", "bicubic", Lanczos(2), Gaussian(learn=True), BSpline(3)],
-    ids=str,
-)
-def test_the_same_on_a_gpu(rng, mode, antialias):
-    arrays = rng.normal(size=(2, 3, 5, 6)), generic_points(rng, (5, 6), (2, 4, 3), True)
-    results = []
-    for device in ("cpu", "cuda"):
-        if isinstance(mode, Kernel):
-            mode.to(device)
-        u, grid = (Tensor(a).to(device) for a in arrays)
-        u.requires_grad = grid.requires_grad = True
-        v = spatial.grid_sample(u, grid, mode, "border", antialias=antialias)
-        v.sum().backward()
-        phi = mode.parameters() if isinstance(mode, Kernel) else []
-        results.append([v.data, u.grad, grid.grad, *(p.grad for p in phi)])
-    for mine, other in zip(*results, strict=True):
-        np.testing.assert_allclose(other.get(), mine, atol=1e-6)
-
-
 def test_a_horizon_widens_no_point_that_sees_nothing_or_has_a_near_neighbour():
     x = np.array([0.0, 0.25, 0.5, 1e6, 50.0, 40.0])[None, :, None]  # a row of the output
     width = sampler.footprint(x, 9, 1.0, True)

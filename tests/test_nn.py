@@ -143,15 +143,6 @@ def test_moving_to_an_unknown_device_names_the_known_ones():
         nn.Linear(1, 1).to("tpu")
 
 
-@pytest.mark.gpu
-def test_a_module_moves_to_the_gpu_and_back(rng):
-    net, x = cnn().eval(), Tensor(images(rng))
-    expected = net(x).numpy()
-    assert {minist.backend.device_of(a) for a in net.to("cuda").state_dict().values()} == {"cuda"}
-    np.testing.assert_allclose(net(x.to("cuda")).numpy(), expected, atol=1e-4)
-    np.testing.assert_array_equal(net.to("cpu")(x).numpy(), expected)
-
-
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_a_copy_computes_the_same_and_shares_nothing(duplicate, rng):
     net = nn.Sequential(cnn(), Twins()).eval()

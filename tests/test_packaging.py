@@ -21,7 +21,9 @@ PAYLOAD = {
     "minist/datasets/mnist/train-labels-idx1-ubyte.gz",
     "minist/datasets/mnist/t10k-images-idx3-ubyte.gz",
     "minist/datasets/mnist/t10k-labels-idx1-ubyte.gz",
+    "minist/models/weights/cnn-R.safetensors",
     "minist/models/weights/st-cnn-affine-R.safetensors",
+    "minist/models/weights/st-cnn-affine-RTS.safetensors",
 }
 
 
@@ -60,7 +62,9 @@ def wheel(sdist, tmp_path_factory):
 
 
 def modules():
-    return {path.relative_to(ROOT).as_posix() for path in (ROOT / "minist").rglob("*.py")}
+    """Code: of Python, and of CUDA."""
+    every = (ROOT / "minist").rglob("*")
+    return {p.relative_to(ROOT).as_posix() for p in every if p.suffix in (".py", ".cu", ".cuh")}
 
 
 def test_the_sdist_holds_code_data_and_licences(sdist):

@@ -313,12 +313,32 @@ def test_one_image_under_many_grids(rng, mode, padding_mode):
     np.testing.assert_allclose(one.grad, many.grad.sum(axis=0, keepdims=True), atol=1e-12)
 
 
+@every_padding
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_the_quick_way_of_the_bilinear_kernel_is_the_general_one(rng, padding_mode, align_corners):
+    class General(spatial.kernels.Bilinear):
+        pass
+
+    found = []
+    values, points = rng.normal(size=(3, 2, 4, 7)), rng.uniform(-1.4, 1.4, (3, 5, 2, 2))
+    points[0, 0] = [[np.nan, 0.2], [-1.0, 1e30]]
+    for mode in ("bilinear", General()):
+        u, grid = (Tensor(a, requires_grad=True) for a in (values, points))
+        v = spatial.grid_sample(u, grid, mode, padding_mode, align_corners)
+        v.backward(np.cos(np.arange(v.size)).reshape(v.shape))
+        found.append((v.grad_fn, v.numpy(), u.grad, grid.grad))
+    (quick, *ours), (general, *expected) = found
+    assert type(quick) is not type(general)
+    for a, b in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
 @pytest.mark.parametrize("wanted", [(True, False), (False, True)])
 def test_only_the_wanted_gradient_is_computed(rng, monkeypatch, wanted):
     # pytorch 64977, 71415: an image that is data costs no scatter
     called = []
-    plain = GridSample.taps
-    monkeypatch.setattr(GridSample, "taps", lambda node: called.append(1) or plain(node))
+    plain = GridSample.adjoint
+    monkeypatch.setattr(GridSample, "adjoint", lambda node, g: called.append(1) or plain(node, g))
     u = Tensor(rng.normal(size=(1, 1, 3, 4)), requires_grad=wanted[0])
     grid = Tensor(rng.uniform(-1, 1, (1, 2, 5, 2)), requires_grad=wanted[1])
     v = spatial.grid_sample(u, grid)
@@ -481,12 +501,12 @@ IMAGE, GRID = np.ones((2, 1, 3, 4)), np.zeros((2, 5, 6, 2))
     ],
 )
 def test_arrays_that_do_not_fit(u, grid, error, words):
-    with pytest.raises(error, match=f"^GridSample: .*{words}"):
+    with pytest.raises(error, match=f"^(Grid|Bilinear)Sample: .*{words}"):
         spatial.grid_sample(u, grid)
 
 
 def test_kernels_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"^GridSample: 1 kernels for 2 axes: give one"):
+    with pytest.raises(ValueError, match=r"^(Grid|Bilinear)Sample: 1 kernels for 2 axes: give one"):
         spatial.grid_sample(IMAGE, GRID, ["bilinear"])
 
 

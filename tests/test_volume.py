@@ -47,9 +47,12 @@ def test_x_rays_add_up_along_each_axis(volumes):
         np.testing.assert_allclose(rays[:, view], u[:, 0].sum(axis=axis - 1) / 4, rtol=1e-5)
 
 
-def test_at_first_the_transformer_shows_the_volume_as_it_is(volumes):
+def test_looking_at_all_of_the_volume_shows_it_as_it_is(volumes):
     manual_seed(0)
     with_st = build("st-cnn", 24, filters=2, slices=24, thickness=4.0)
+    bias = with_st[0].localisation.parameters()[-1].data
+    np.testing.assert_array_equal(bias[[0, 5, 10]], np.float32(0.6))  # at first, the middle
+    bias[...] = np.sign(bias)
     plain = build("cnn", 24, filters=2, slices=24, thickness=4.0)
     plain[1].load_state_dict(with_st[2].state_dict())
     found, expected = (net(Tensor(volumes.images)).numpy() for net in (with_st, plain))

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from importlib.util import find_spec
 
-from . import cases, contest, growth, memory, report
+from . import cases, contest, gpu, growth, memory, report
 from .machine import blas
 from .report import Machine, Row
 
@@ -35,6 +35,7 @@ def run(
     only: str = "*",
     quick: bool = False,
     as_json: bool = False,
+    device: str = "cpu",
 ) -> None:
     """Measure and print a table, row by row.
 
@@ -50,14 +51,16 @@ def run(
         28x28 only, and short turns.
     as_json : bool
         Print JSON at the end instead.
+    device : "cpu" or "cuda"
+        On a GPU the peer is PyTorch, eager and with its own CUDA graph (`gpu.py`).
     """
-    machine = Machine.here()
+    machine = Machine.here() if device == "cpu" else gpu.Card.here()
     found = []
     if not as_json:
         print(machine)
-    for row in rows(
-        batch_size, installed() if peers is None else list(peers), only, quick, machine
-    ):
+    peers = installed() if peers is None else list(peers)
+    rows_of = rows if device == "cpu" else rows_on_gpu
+    for row in rows_of(batch_size, peers, only, quick, machine):
         if not as_json:
             if not found or found[-1].group != row.group:
                 print(report.heading(row.group))
@@ -88,6 +91,17 @@ def rows(
         if matches(f"memory {label}", only):
             measured = memory.measured(name, transformation, size, batch_size, peers)
             yield Row("memory", label, measured)
+
+
+def rows_on_gpu(
+    batch_size: int, peers: list[str], only: str, quick: bool, card: gpu.Card
+) -> Iterator[Row]:
+    chosen = (
+        case
+        for case in gpu.cases(batch_size, peers, quick)
+        if matches(f"{case.group} {case.name}", only)
+    )
+    return gpu.rows(chosen, card, quick)
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -28,6 +28,7 @@ def sums(digits: Images, rng: np.random.Generator) -> Images:
     in memory; and labels 0 to 18, (N,)
     """
     first = distort(digits.images, "RTS", rng)[:, 0].transpose(1, 2, 0)  # (42, 42, N)
-    order = rng.permutation(len(digits.labels))
-    both = array_module(first).stack([first, first[..., order]]).transpose(3, 0, 1, 2)
+    xp = array_module(first)
+    order = xp.asarray(rng.permutation(len(digits.labels)))
+    both = xp.stack([first, first[..., order]]).transpose(3, 0, 1, 2)
     return Images(both, digits.labels + digits.labels[order])

@@ -116,10 +116,10 @@ def batches(
 def _batches(
     data: Images, batch_size: int, distortion: str | Make | None, seed: int, epoch: int, first: int
 ) -> Iterator[Images]:
-    make = maker(distortion)
+    make, xp = maker(distortion), array_module(data.images)
     order = np.random.default_rng([seed, epoch]).permutation(len(data.labels))
     for number in range(first, -(-len(order) // batch_size)):
-        chosen = order[number * batch_size : (number + 1) * batch_size]
+        chosen = xp.asarray(order[number * batch_size : (number + 1) * batch_size])
         rng = np.random.default_rng([seed, epoch, number])
         yield make(Images(data.images[chosen], data.labels[chosen]), rng)
 

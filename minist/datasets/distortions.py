@@ -31,6 +31,8 @@ from ..spatial import (
 PATCH = 6
 DEFAULT_SIZE = {"R": None, "RTS": 42, "P": None, "E": None, "T": 84, "TC": 60}
 DISTORTIONS = tuple(DEFAULT_SIZE)
+# Made once: they keep their grids' bases, on a GPU too.
+AFFINE, PROJECTIVE, SPLINE = Affine(), Projective(), ThinPlateSpline(4, 4)
 
 
 @no_grad()
@@ -77,7 +79,7 @@ def distort(
         raise ValueError(f"distort: {size_out} is smaller than the images, {size_in}")
     images = as_floats(images)
     if kind in ("T", "TC"):
-        canvas = place(images, size_out, rng)
+        canvas = place(images, size_out, places(len(images), size_in, size_out, rng))
         return (
             clutter(canvas, images, rng, 6 if patches is None else patches)
             if kind == "TC"
@@ -103,7 +105,7 @@ def rotate(n: int, size_in: tuple, size_out: tuple, rng: np.random.Generator) ->
     """R: a rotation about the centre."""
     angle = rng.uniform(-np.pi / 2, np.pi / 2, n)
     matrix = similarity(angle, np.ones(n), np.zeros((n, 2)), size_in, size_out)
-    return Affine(), theta_from_pixels(matrix, size_in, size_out)
+    return AFFINE, theta_from_pixels(matrix, size_in, size_out)
 
 
 def rotate_and_place(n: int, size_in: tuple, size_out: tuple, rng: np.random.Generator) -> Warp:
@@ -113,7 +115,7 @@ def rotate_and_place(n: int, size_in: tuple, size_out: tuple, rng: np.random.Gen
     room = (np.array(size_out[::-1]) - scale[:, None] * np.array(size_in[::-1])) / 2
     shift = rng.uniform(-1, 1, (n, 2)) * np.maximum(room, 0)
     matrix = similarity(angle, scale, shift, size_in, size_out)
-    return Affine(), theta_from_pixels(matrix, size_in, size_out)
+    return AFFINE, theta_from_pixels(matrix, size_in, size_out)
 
 
 def project(n: int, size_in: tuple, size_out: tuple, rng: np.random.Generator) -> Warp:
@@ -124,17 +126,16 @@ def project(n: int, size_in: tuple, size_out: tuple, rng: np.random.Generator) -
     centre_in, centre_out = centre(size_in), centre(size_out)
     moved = (corners - centre_in) * scale[:, None, None] + centre_out
     moved += rng.normal(0, 5, moved.shape)
-    return Projective(), theta_from_pixels(homography(corners, moved), size_in, size_out)
+    return PROJECTIVE, theta_from_pixels(homography(corners, moved), size_in, size_out)
 
 
 def bend(n: int, size_in: tuple, size_out: tuple, rng: np.random.Generator) -> Warp:
     """E: scaled about the centre, then 4x4 control points moved, between them a thin plate."""
-    spline = ThinPlateSpline(4, 4)
     scale = rng.uniform(0.75, 1.0, n)
     extent_in, extent_out = (np.array(size[::-1]) - 1 for size in (size_in, size_out))
-    moved = spline.control_points * extent_out / 2 + rng.normal(0, 1.5, (n, 16, 2))  # in pixels
+    moved = SPLINE.control_points * extent_out / 2 + rng.normal(0, 1.5, (n, 16, 2))  # in pixels
     looks = moved / scale[:, None, None] / (extent_in / 2)
-    return spline, looks.reshape(n, spline.num_parameters)
+    return SPLINE, looks.reshape(n, SPLINE.num_parameters)
 
 
 def centre(size: tuple) -> np.ndarray:
@@ -168,18 +169,23 @@ def homography(points: np.ndarray, moved: np.ndarray) -> np.ndarray:
     return np.concatenate([h, np.ones((len(h), 1))], axis=1).reshape(-1, 3, 3)
 
 
-def place(images: Array, size: tuple, rng: np.random.Generator) -> Array:
-    """Each image at a random whole-pixel place on a black canvas."""
+def places(n: int, size_in: tuple, size_out: tuple, rng: np.random.Generator) -> np.ndarray:
+    """Whole pixels (top, left), (2, n), at which an image may begin on a larger one."""
+    rooms = zip(size_out, size_in, strict=True)
+    return np.stack([rng.integers(0, s - k + 1, n) for s, k in rooms])
+
+
+def place(images: Array, size: tuple, at: np.ndarray) -> Array:
+    """Each image on a black canvas, its first pixel at (top, left), (2, N)."""
     n, _, h, w = images.shape
     xp = array_module(images)
     canvas = xp.zeros((1, *size, n), dtype=images.dtype).transpose(3, 0, 1, 2)
-    top, left = (rng.integers(0, s - k + 1, n) for s, k in zip(size, (h, w), strict=True))
-    canvas[boxes(xp, top, left, (h, w))] = images[:, 0]
+    canvas[boxes(xp, *at, (h, w))] = images[:, 0]
     return canvas
 
 
 def clutter(canvas: Array, digits: Array, rng: np.random.Generator, patches: int) -> Array:
-    """Patches of other digits of the batch, at random places; ink covers, background does not."""
+    """Patches of others of the digits, at random places; ink covers, background does not."""
     n = len(canvas)
     xp = array_module(canvas)
     for _ in range(patches):
@@ -194,6 +200,6 @@ def clutter(canvas: Array, digits: Array, rng: np.random.Generator, patches: int
 
 def boxes(xp, top: np.ndarray, left: np.ndarray, size: tuple) -> tuple:
     """The index of one box in channel 0 of each image: (N, height, width)."""
-    rows = top[:, None, None] + np.arange(size[0])[:, None]
-    columns = left[:, None, None] + np.arange(size[1])
-    return xp.arange(len(top))[:, None, None], 0, xp.asarray(rows), xp.asarray(columns)
+    rows = xp.asarray(top)[:, None, None] + xp.arange(size[0])[:, None]
+    columns = xp.asarray(left)[:, None, None] + xp.arange(size[1])
+    return xp.arange(len(top))[:, None, None], 0, rows, columns

@@ -75,6 +75,7 @@ def solids(images: Array, rng: np.random.Generator, size: int = 60, turn: float 
     dx, dy, dz = dx[None, None], dy[None, :, None], dz[:, None, None]  # p - c
     x, y, z = (r[0, i] * dx + (r[1, i] * dy + r[2, i] * dz) for i in range(3))  # R^T (p - c)
     inside = (abs(x) < half[0] + 0.5) & (abs(y) < half[1] + 0.5) & (abs(z) < half[2] + 0.5)
+    # Waits for a GPU: how many voxels lie in the solids decides what is to be done.
     box_z, box_y, box_x, which = xp.nonzero(inside)
     x, y, z = x[inside], y[inside], z[inside]
     filled = xp.minimum(half[2][which] + 0.5 - abs(z), 1)  # a voxel at the face is half full
@@ -105,7 +106,7 @@ def shrunk(images: Array, scale: float) -> Array:
 
 def ink_boxes(images: Array, depth: float) -> tuple[np.ndarray, np.ndarray]:
     """The box around each digit's ink: its centre, and half its sides, both (N, 3), x, y, z."""
-    ink = to_numpy(images[:, 0] > 0)
+    ink = to_numpy(images[:, 0] > 0)  # waits for a GPU: the host draws places that fit
     ends = []
     for other in (1, 2):  # along x, then y
         line = ink.any(axis=other)

@@ -4,7 +4,7 @@
 gives `Tensor` its operators and methods.
 """
 
-from .activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
+from .activation import bias_relu, leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
 from .arithmetic import abs_ as abs
 from .arithmetic import (
     clip,
@@ -34,6 +34,7 @@ __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool2d",
     "batch_norm",
+    "bias_relu",
     "clip",
     "concatenate",
     "conv2d",

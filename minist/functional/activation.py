@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import cuda
 from ..autograd import Function, Tensor
 from ..backend import Array, array_module
+from ..cuda import activation as on_card
 
 
 class ReLU(Function):
@@ -18,6 +20,30 @@ class ReLU(Function):
 
     def backward(self, grad: Array) -> Array:
         return grad * self.positive
+
+
+class BiasReLU(Function):
+    """y = max(x + b, 0), b along the channels;  dL/dx = g where y > 0, else 0, dL/db = its sum.
+
+    On a GPU in one pass instead of two.
+    """
+
+    def forward(self, x: Array, bias: Array) -> Array:
+        if x.ndim < 2 or bias.shape != x.shape[1:2]:
+            raise ValueError(f"x (N, C, ...) needs a bias (C,), not {x.shape} and {bias.shape}")
+
+        self.axes = tuple(i for i in range(x.ndim) if i != 1)
+        self.on_card = cuda.usable(x, bias)
+        if self.on_card:
+            self.y = on_card.bias_relu(x, bias)
+        else:
+            b = bias.reshape(-1, *[1] * (x.ndim - 2))
+            self.y = array_module(x).maximum(x + b, 0.0)
+        return self.y
+
+    def backward(self, grad: Array) -> tuple[Array, Array]:
+        grad = on_card.relu_backward(grad, self.y) if self.on_card else grad * (self.y > 0)
+        return grad, grad.sum(axis=self.axes)
 
 
 class LeakyReLU(Function):
@@ -104,6 +130,14 @@ def below_zero(x: Array, dim: int) -> Array:
 def relu(x: Any) -> Tensor:
     """max(x, 0), element by element; its gradient at 0 is 0."""
     return ReLU.apply(x)
+
+
+def bias_relu(x: Any, bias: Any) -> Tensor:
+    """max(x + bias, 0), x (N, C, ...) and bias (C,): what follows a layer's product, at once.
+
+    Raises ValueError if the sizes do not fit.
+    """
+    return BiasReLU.apply(x, bias)
 
 
 def leaky_relu(x: Any, negative_slope: float = 0.01) -> Tensor:

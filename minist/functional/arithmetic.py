@@ -16,6 +16,7 @@ import numpy as np
 
 from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module, device_of, to_device
+from ..backend import concatenate as concatenate_arrays
 
 Axis = int | tuple[int, ...] | None
 
@@ -372,7 +373,7 @@ class Concatenate(Function):
         if len(rests) > 1:
             raise ValueError(f"shapes may differ along axis {self.axis} only")
         self.ends = np.cumsum([x.shape[self.axis] for x in arrays]).tolist()
-        return array_module(arrays[0]).concatenate(arrays, axis=self.axis)
+        return concatenate_arrays(arrays, self.axis)
 
     def backward(self, grad: Array) -> tuple[Array, ...]:
         return tuple(array_module(grad).split(grad, self.ends[:-1], axis=self.axis))
@@ -385,7 +386,8 @@ class Stack(Function):
         if len({x.shape for x in arrays}) != 1:
             raise ValueError("needs one tensor or more, all of one shape")
         self.axis = axis
-        return array_module(arrays[0]).stack(arrays, axis=axis)
+        xp = array_module(arrays[0])
+        return concatenate_arrays([xp.expand_dims(array, axis) for array in arrays], axis)
 
     def backward(self, grad: Array) -> tuple[Array, ...]:
         return tuple(array_module(grad).moveaxis(grad, self.axis, 0))

@@ -7,7 +7,8 @@ A convolution (as the field says; a mathematician's cross-correlation) gives
 with stride s, dilation d and padding p. There are two ways to it: matrix products on shifted rows
 (`lowering.py`), which is quick for small kernels, few channels and anything with a stride, and
 the discrete Fourier transform (`fourier.py`), which needs a fraction of the multiplications for
-large kernels between many channels. The number of multiplications decides.
+large kernels between many channels. The number of multiplications decides. (On a GPU it is one
+product with all windows written out, `cuda/lowering.py`.)
 
 Inside, arrays have the batch innermost in memory, (C, H, W, N), so that all copies and sums run
 over long stretches. Outputs and input gradients come back in that order, as a transposed view,
@@ -19,8 +20,10 @@ from __future__ import annotations
 from numbers import Integral
 from typing import Any, NamedTuple
 
+from .. import cuda
 from ..autograd import Function, Tensor
 from ..backend import Array, array_module
+from ..cuda.lowering import Columns
 from . import fourier, lowering
 
 Pair = int | tuple[int, int]
@@ -73,7 +76,8 @@ class Conv2d(Function):
             for sizes in zip((h, w), kernel, stride, padding, dilation, strict=True)
         )
         geometry = Geometry(n, c, padded_size, f, tuple(kernel), size_out, stride, dilation, groups)
-        self.way = quickest(geometry)(geometry, weight, self.needs_grad[:2])
+        way = Columns if cuda.usable(x, weight) else quickest(geometry)
+        self.way = way(geometry, weight, self.needs_grad[:2])
         y = self.way.forward(pad(x.transpose(1, 2, 3, 0), padding))
         if bias is not None:
             y += bias[:, None, None, None]

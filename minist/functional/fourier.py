@@ -29,6 +29,7 @@ backward is made of the same parts with their matrices transposed.
 from __future__ import annotations
 
 from functools import lru_cache
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +58,12 @@ def matrices(n: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(a)[:, :k], np.array(b), np.array(c)[:, : n - k + 1].T
 
 
+@lru_cache(maxsize=64)
+def matrices_on(xp: ModuleType, dtype: np.dtype, n: int, k: int) -> list[Array]:
+    """A, B and C in the precision and on the device of a network, kept there."""
+    return [xp.asarray(matrix, dtype=dtype) for matrix in matrices(n, k)]
+
+
 def products(n: int) -> int:
     """Q, the real products for n pixels: one or two real frequencies, three for each other."""
     return 1 + 3 * (n // 2) if n % 2 else 3 * (n // 2) - 1
@@ -82,7 +89,7 @@ class Fourier:
         xp = array_module(weight)
         self.geometry, self.wanted = geometry, wanted
         by_axis = [
-            [xp.asarray(matrix, dtype=weight.dtype) for matrix in matrices(n, k)]
+            matrices_on(xp, weight.dtype, n, k)
             for n, k in zip(geometry.size_in, geometry.kernel, strict=True)
         ]
         self.A, self.B, self.C = zip(*by_axis, strict=True)

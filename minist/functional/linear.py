@@ -6,6 +6,7 @@ from typing import Any
 
 from ..autograd import Function, Tensor
 from ..backend import Array
+from ..cuda.blas import matmul
 
 
 class Linear(Function):
@@ -29,7 +30,7 @@ class Linear(Function):
             raise ValueError(f"bias must be ({weight.shape[0]},), not {bias.shape}")
         self.leading = x.shape[:-1]
         self.x, self.weight = x.reshape(-1, x.shape[-1]), weight
-        y = weight @ self.x.T
+        y = matmul(weight, self.x.T)
         if bias is not None:
             y += bias[:, None]
         return y.T.reshape(*self.leading, len(weight))
@@ -37,10 +38,10 @@ class Linear(Function):
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
         grad = grad.reshape(-1, len(self.weight)).T
         return (
-            (self.weight.T @ grad).T.reshape(*self.leading, self.x.shape[1])
+            matmul(self.weight.T, grad).T.reshape(*self.leading, self.x.shape[1])
             if self.needs_grad[0]
             else None,
-            grad @ self.x if self.needs_grad[1] else None,
+            matmul(grad, self.x) if self.needs_grad[1] else None,
             grad.sum(axis=1) if self.needs_grad[2] else None,
         )
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..autograd import Function, Tensor, tensor
-from ..backend import Array, array_module
+from ..backend import Array, array_module, device_of, is_cupy
+from ..cuda import loss as on_card
 from .activation import relu
 from .arithmetic import Binary
 
@@ -27,11 +29,12 @@ class CrossEntropy(Function):
                 "expected logits (N, classes) and labels (N,), "
                 f"got {logits.shape} and {labels.shape}"
             )
-        classes = logits.shape[1]
-        wrong = labels[(labels < 0) | (labels >= classes)]  # on a GPU the host waits here
-        if wrong.size:
-            raise ValueError(f"label {wrong[0]} is outside 0..{classes - 1}")
-        xp = array_module(logits)
+        if cuda.usable(logits):
+            loss, self.residual = on_card.cross_entropy(logits, labels)
+            return loss
+        xp, classes = array_module(logits), logits.shape[1]
+        if not is_cupy(labels):
+            check_range(labels, classes)
         n = xp.arange(len(logits))
         shifted = logits - logits.max(axis=1, keepdims=True)
         exp = xp.exp(shifted)
@@ -39,10 +42,21 @@ class CrossEntropy(Function):
         self.residual = exp
         self.residual /= total
         self.residual[n, labels] -= 1.0
-        return xp.log(total[:, 0]) - shifted[n, labels]
+        loss = xp.log(total[:, 0]) - shifted[n, labels]
+        if is_cupy(labels):  # whose values the host does not wait for
+            known = (labels >= 0) & (labels < classes)
+            loss = xp.where(known, loss, loss.dtype.type(np.nan))
+            self.residual = xp.where(known[:, None], self.residual, loss.dtype.type(np.nan))
+        return loss
 
     def backward(self, grad: Array) -> tuple[Array, None]:
         return self.residual * grad[:, None], None
+
+
+def check_range(labels: Array, classes: int) -> None:
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if wrong.size:
+        raise ValueError(f"label {wrong[0]} is outside 0..{classes - 1}")
 
 
 def cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Tensor:
@@ -60,11 +74,14 @@ def cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Tensor:
     TypeError
         If the labels are no integers.
     ValueError
-        If shapes do not fit or a label is out of range.
+        If shapes do not fit or a label is out of range. (Of labels on a GPU, where the host does
+        not wait to be told, such a one gives a loss and gradients of NaN.)
     """
     logits = logits if isinstance(logits, Tensor) else tensor(logits)
     if not isinstance(labels, Tensor):  # as a data set gives them, on the host
         labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
+        if logits.device != device_of(labels) and logits.ndim == 2 and labels.dtype.kind in "iu":
+            check_range(labels, logits.shape[1])  # while they are on the host
         labels = tensor(labels, device=logits.device)
     return _reduce(CrossEntropy.apply(logits, labels), reduction)
 

@@ -94,7 +94,8 @@ class Rows:
     def windows(self, rows: Array) -> Array:
         """The window of each row of the output: (groups, H', K, W' N).
 
-        A view, unless a dilation leaves rows out.
+        A view, unless a dilation leaves rows out. (NumPy's BLAS takes such a view as it is; CuPy's
+        `matmul` copies it first, one more reason for the GPU's own way, `cuda/lowering.py`.)
         """
         groups, height, kw, c, w_out, n = rows.shape
         kh, h_out = self.geometry.kernel[0], self.geometry.size_out[0]

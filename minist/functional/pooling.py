@@ -7,12 +7,15 @@ arrays, in whatever memory order the image came.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..autograd import Function, Tensor
 from ..backend import Array, array_module
+from ..cuda import pooling as on_card
 from .convolution import Pair, check_images, pair
 from .lowering import strided
 
@@ -22,15 +25,15 @@ class Pool(Function):
 
     border: float
 
-    def place(
+    def fix(
         self,
         x: Array,
         kernel: tuple[int, int],
         stride: tuple[int, int],
         padding: tuple[int, int],
         ceil_mode: bool,
-    ) -> Array:
-        """Fix the windows; return the image with as much border as they reach into."""
+    ) -> None:
+        """Fix the places of the windows."""
         check_images(x)
         self.kernel, self.stride, self.size_in = kernel, stride, x.shape[2:]
         self.padding = padding
@@ -38,9 +41,13 @@ class Pool(Function):
             output_size(*sizes, ceil_mode)
             for sizes in zip(x.shape[2:], kernel, stride, padding, strict=True)
         )
-        reach = [(n - 1) * s + k for n, s, k in zip(self.size_out, stride, kernel, strict=True)]
-        h, w = x.shape[2:]
-        ph, pw = padding
+
+    def bordered(self, x: Array) -> Array:
+        """The image with as much border as the windows reach into."""
+        sizes = zip(self.size_out, self.stride, self.kernel, strict=True)
+        reach = [(n - 1) * s + k for n, s, k in sizes]
+        h, w = self.size_in
+        ph, pw = self.padding
         after_h, after_w = max(reach[0] - h - ph, 0), max(reach[1] - w - pw, 0)
         if not (ph or pw or after_h or after_w):
             return x
@@ -73,10 +80,18 @@ class MaxPool2d(Pool):
     """
 
     border = -np.inf
+    windows: on_card.Windows | None = None  # where a kernel did it
 
     def forward(self, x: Array, **window: Any) -> Array:
+        self.fix(x, **window)
+        if cuda.usable(x) and prod(self.kernel) <= on_card.PLACES:
+            self.windows = on_card.Windows(
+                self.size_in, self.size_out, self.kernel, self.stride, self.padding
+            )
+            y, self.chosen = on_card.max_pool(x, self.windows)
+            return y
         xp = array_module(x)
-        padded = self.place(x, **window)
+        padded = self.bordered(x)
         y, *others = views = self.views(padded)
         if not others:
             y = y.copy(order="K")
@@ -89,6 +104,8 @@ class MaxPool2d(Pool):
         return y
 
     def backward(self, grad: Array) -> Array:
+        if self.windows is not None:
+            return on_card.max_pool_backward(grad, self.chosen, self.windows)
         xp = array_module(grad)
         h, w = (n * k for n, k in zip(self.size_out, self.kernel, strict=True))
         if self.kernel == self.stride and self.padded_shape[2:] == (h, w):  # each pixel once
@@ -119,10 +136,15 @@ class AvgPool2d(Pool):
     border = 0.0
 
     def forward(self, x: Array, count_include_pad: bool, **window: Any) -> Array:
-        padded = self.place(x, **window)
+        self.fix(x, **window)
+        padded = self.bordered(x)
         self.padded_shape = padded.shape
         counts = [self.counts(i, count_include_pad) for i in range(2)]
-        self.size = array_module(x).asarray(np.outer(*counts), dtype=x.dtype)
+        size = np.outer(*counts)
+        if (size == size[0, 0]).all():  # a number is no copy to the GPU
+            self.size = float(size[0, 0])
+        else:
+            self.size = array_module(x).asarray(size, dtype=x.dtype)
         return sum(self.views(padded)) / self.size
 
     def counts(self, i: int, count_include_pad: bool) -> np.ndarray:

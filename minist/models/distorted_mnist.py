@@ -8,6 +8,7 @@ digit (RTS, TC), what the transformer shows is halved by an average pool.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -226,6 +227,7 @@ def layers(model: nn.Module, in_shape: tuple[int, ...]) -> list[Layer]:
     A transformer stands in one line, behind its localisation net, for its grid and sampler.
     """
     found: list[Layer] = []
+    model = copy.deepcopy(model).to("cpu")  # on a GPU some layers are taken two at a time
 
     def note(name: str, module: nn.Module, forward: Callable) -> Callable:
         own = sum(value.size for value in vars(module).values() if isinstance(value, nn.Parameter))
@@ -245,12 +247,8 @@ def layers(model: nn.Module, in_shape: tuple[int, ...]) -> list[Layer]:
         for name, module in model.named_modules()
         if isinstance(module, SpatialTransformer) or not list(module.children())
     ]
-    try:
-        for name, module in watched:
-            module.forward = note(name, module, module.forward)  # of this instance alone
-        with no_grad():
-            model(Tensor(np.zeros((1, *in_shape), np.float32)))
-    finally:
-        for _, module in watched:
-            del module.forward
+    for name, module in watched:
+        module.forward = note(name, module, module.forward)  # of this copy alone
+    with no_grad():
+        model(Tensor(np.zeros((1, *in_shape), np.float32)))
     return found

@@ -34,6 +34,7 @@ import numpy as np
 from .. import nn
 from ..autograd import Function, Tensor, no_grad, tensor
 from ..backend import Array, array_module
+from ..cuda.blas import matmul
 
 Size = tuple[int, ...]
 
@@ -51,15 +52,15 @@ class BasisGrid(Function):
         if m.shape[2] != len(basis):
             raise ValueError(f"M has {m.shape[2]} columns, but B has {len(basis)} rows")
         self.m, self.basis = m.transpose(1, 2, 0), basis
-        points = basis.T @ self.m  # Eq. (1), transposed: (points, K) times (d, K, N)
+        points = matmul(basis.T, self.m)  # Eq. (1), transposed: (points, K) times (d, K, N)
         n, d = m.shape[:2]
         return points.reshape(d, *size, n).transpose(-1, *range(1, len(size) + 1), 0)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
         n, *_, d = grad.shape
         g = grad.transpose(-1, *range(1, grad.ndim - 1), 0).reshape(d, self.basis.shape[1], n)
-        grad_m = (self.basis @ g).transpose(2, 0, 1) if self.needs_grad[0] else None
-        grad_basis = (self.m @ g.swapaxes(1, 2)).sum(axis=0) if self.needs_grad[1] else None
+        grad_m = matmul(self.basis, g).transpose(2, 0, 1) if self.needs_grad[0] else None
+        grad_basis = matmul(self.m, g.swapaxes(1, 2)).sum(axis=0) if self.needs_grad[1] else None
         return grad_m, grad_basis
 
 

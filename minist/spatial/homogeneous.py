@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import functional as F
 from ..autograd import Function, Tensor
-from ..backend import Array, array_module
+from ..backend import Array, array_module, concatenate
 from .grid import Size, Transformation, floating
 
 
@@ -41,7 +41,7 @@ class PerspectiveDivision(Function):
     def backward(self, grad: Array) -> Array:
         grad = grad * self.valid / self.w
         grad_w = -(grad * self.y).sum(axis=-1, keepdims=True)
-        return array_module(grad).concatenate([grad, grad_w], axis=-1)
+        return concatenate([grad, grad_w], axis=-1)
 
 
 class Inverse(Function):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -315,4 +316,10 @@ def kernel_of(mode: str | Kernel, device: str = "cpu") -> Kernel:
         return mode
     if mode not in KERNELS:
         raise ValueError(f"mode must be one of {', '.join(KERNELS)} or a Kernel, not {mode!r}")
+    return built(mode, device)
+
+
+@cache
+def built(mode: str, device: str) -> Kernel:
+    """Kept, since moving parameters to a GPU at every call would take longer than to sample."""
     return KERNELS[mode]().to(device)

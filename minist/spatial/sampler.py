@@ -26,11 +26,13 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..autograd import Function, Tensor
 from ..backend import Array, add_at, array_module, device_of
+from ..cuda.sampler import Sampler
 from .antialias import Widened, footprint
 from .grid import pixels_per_unit, rounding, to_pixels
-from .kernels import Kernel, kernel_of
+from .kernels import Bicubic, Bilinear, Kernel, Nearest, kernel_of
 
 PADDINGS = ("zeros", "border", "reflection")
 GRID = 1  # its place among the inputs U, grid and Phi
@@ -63,8 +65,10 @@ class Axis:
         # see each pixel's own value and slope, not its left neighbour's.
         slack = rounding(x.dtype, size)
         m = kernel.floor(pixel + slack, taps)
-        t = xp.maximum(pixel - m, -0.5)  # not beyond by rounding, where a box would be 0
+        t = pixel - m
         t *= abs(t) > slack
+        if len(taps) % 2:
+            t = xp.maximum(t, -0.5)  # not beyond by rounding, where a box would be 0
         self.index = m.astype(xp.intp) + (self.margin + taps[0])
         values = list(phi.values())
         self.weights = kernel.weights(t, *values)
@@ -151,6 +155,8 @@ class GridSample(Function):
     kernel that serves several axes once.
     """
 
+    on_card: Sampler | None = None  # where a CUDA kernel did it
+
     def forward(
         self,
         u: Array,
@@ -163,6 +169,12 @@ class GridSample(Function):
     ) -> Array:
         xp = array_module(u)
         check(u, grid, kernels)
+        if cuda.usable(u, grid) and self.has_kernel(kernels) and not antialias:
+            a = phi[0].astype(grid.dtype, copy=False) if phi else None
+            taps, padding = len(kernels[0].taps()), PADDINGS.index(padding_mode)
+            self.on_card = Sampler(taps, padding, align_corners, a)
+            self.inputs = u, grid, len(phi)
+            return self.on_card.forward(u, grid)
         n, sizes = len(grid), u.shape[2:]
         d = len(sizes)
         self.num_phi = len(phi)
@@ -199,14 +211,20 @@ class GridSample(Function):
         # Steps in the padded image, flattened to (C, sizes and batch).
         inner = padded.shape[1:]
         self.steps = [prod(inner[i + 1 :]) for i in range(d)]
-        images = xp.arange(n) if len(u) == n else xp.zeros(n, dtype=int)
-        self.index = xp.tile(images, prod(self.points_shape[:-1]))
-        for axis, step in zip(self.axes, self.steps, strict=True):
-            self.index += axis.index * step
+        self.index = sum(
+            axis.index * step for axis, step in zip(self.axes, self.steps, strict=True)
+        )
+        if len(u) == n:  # else one image for all
+            self.index = (self.index.reshape(self.points_shape) + xp.arange(n)).ravel()
         flat = padded.reshape(len(padded), prod(inner))
 
         v, *self.derivatives = self.interpolate(flat, 0, 0)  # Eq. (3)
         return self.as_images(v)
+
+    def has_kernel(self, kernels: Sequence[Kernel]) -> bool:
+        """Whether it is one of the three kernels with a CUDA kernel, for all axes, not learnt."""
+        plain = type(kernels[0]) in (Nearest, Bilinear, Bicubic) and len(set(kernels)) == 1
+        return plain and True not in self.needs_grad[GRID + 1 :]
 
     @property
     def margins(self) -> list[int]:
@@ -234,6 +252,10 @@ class GridSample(Function):
         return sums
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        if self.on_card is not None:
+            u, grid, num_phi = self.inputs
+            gradients = self.on_card.backward(grad, u, grid, *self.needs_grad[: GRID + 1])
+            return *gradients, *[None] * num_phi
         d = len(self.axes)
         g = grad.transpose(1, *range(2, d + 2), 0).reshape(grad.shape[1], len(self.index))
         along: list[Array] = []  # the axes of the image, outermost first
@@ -251,20 +273,23 @@ class GridSample(Function):
     def adjoint(self, g: Array) -> Array:
         """dL/dU from dL/dV (C, points)."""
         padded = array_module(g).zeros((len(g), prod(self.padded_shape[1:])), dtype=g.dtype)
-        for offset, weight in self.taps():  # Eq. (6)
-            for channel, gc in zip(padded, g, strict=True):
-                add_at(channel[offset:], self.index, gc * weight)
+        for offset, parts in self.taps(g):
+            for channel, part in zip(padded, parts, strict=True):
+                add_at(channel[offset:], self.index, part)
         padded = padded.reshape(self.padded_shape)
         grad_u = unpad(padded, self.margins, self.outside)
         return grad_u.transpose(-1, *range(len(self.axes) + 1))
 
-    def taps(self) -> Iterator[tuple[int, Array]]:
-        """(offset in the flat image, product of the weights) of every tap."""
+    def taps(self, g: Array) -> Iterator[tuple[int, Array]]:
+        """(offset in the flat image, what of g goes there) for every tap."""
         for ks in product(*(range(len(axis.weights)) for axis in self.axes)):
             weight = 1.0
             for axis, k in zip(self.axes, ks, strict=True):
                 weight = weight * axis.weights[k]
-            yield sum(k * step for k, step in zip(ks, self.steps, strict=True)), weight
+            yield (
+                sum(k * step for k, step in zip(ks, self.steps, strict=True)),
+                g * weight,
+            )  # Eq. (6)
 
     def as_images(self, v: Array) -> Array:
         """(C, points) as (N, C, *sizes'), the batch innermost in memory."""
@@ -274,6 +299,52 @@ class GridSample(Function):
         """Coordinates (points,) as (N, *sizes', d)."""
         points = array_module(along[0]).stack(along).reshape(len(along), *self.points_shape)
         return points.transpose(-1, *range(1, points.ndim - 1), 0)
+
+
+class BilinearSample(GridSample):
+    """The same for the bilinear kernel in the plane, in half the passes over the points.
+
+    The sums of Eq. (5) are two steps of linear interpolation, along x in the row above the point
+    (v) and the one below (w), then along y:
+
+        v = U[n, m] + t_x (U[n, m + 1] - U[n, m]),   w likewise,   V = v + t_y (w - v).
+
+    dV/dt_y is w - v, and dV/dt_x the interpolation along y of the two differences: both are there
+    already. Backwards, g is split in the same proportions: t_y of it goes down, of both parts t_x
+    to the right, and what is left stays.
+    """
+
+    def interpolate(self, flat: Array, *first: int) -> list[Array]:
+        along_y, along_x = self.axes
+        t_y, t_x = along_y.weights[1], along_x.weights[1]
+
+        def row(offset: int) -> tuple[Array, Array]:
+            """Along x: the value, and its derivative by t_x."""
+            left = flat[:, offset:].take(self.index, axis=1)
+            difference = flat[:, offset + self.steps[1] :].take(self.index, axis=1)
+            difference -= left
+            left += t_x * difference
+            return left, difference
+
+        (value, by_x), (below, by_x_below) = row(0), row(self.steps[0])
+        below -= value  # dV/dt_y
+        value += t_y * below  # Eq. (5)
+        if not along_x.inputs:
+            return [value]
+        by_x_below -= by_x
+        by_x_below *= t_y
+        by_x += by_x_below  # dV/dt_x
+        slopes = (axis.derivatives[0][1] for axis in self.axes)  # dt/dx, in each direction
+        return [value, *(by * slope for by, slope in zip((below, by_x), slopes, strict=True))]
+
+    def taps(self, g: Array) -> Iterator[tuple[int, Array]]:
+        step_y, step_x = self.steps
+        t_y, t_x = (axis.weights[1] for axis in self.axes)
+        down = g * t_y
+        for offset, part in ((0, g - down), (step_y, down)):
+            right = part * t_x
+            yield offset, part - right  # Eq. (6)
+            yield offset + step_x, right
 
 
 Pairs = list[tuple[int, int]]
@@ -327,9 +398,12 @@ def at(axis: int, i: int) -> tuple:
 def check(u: Array, grid: Array, kernels: Sequence[Kernel]) -> None:
     d = u.ndim - 2
     if d not in (2, 3) or grid.ndim != d + 2 or grid.shape[-1] != d:
+        last = d == 2 and u.shape[3] in (1, 3, 4) and u.shape[1] > 4
         raise ValueError(
             "expected images (N, C, H, W) with a grid (N, H', W', 2), or volumes (N, C, D, H, W) "
-            "with a grid (N, D', H', W', 3); transpose images (N, H, W, C)"
+            f"with a grid (N, D', H', W', 3), got {u.shape} and {grid.shape}"
+            + last
+            * "; these look like (N, H, W, C): transpose(0, 3, 1, 2) mends it"
         )
     for name, array in (("images", u), ("grid", grid)):
         if array.dtype.kind != "f":
@@ -407,7 +481,9 @@ def grid_sample(
     else:
         kernels = [kernel_of(mode, device_of(points))] * (np.ndim(points) - 2)
     phi = [p for kernel in dict.fromkeys(kernels) for p in kernel.parameters()]
-    return GridSample.apply(
+    plain = len(kernels) == 2 and all(type(k) is Bilinear for k in kernels) and not antialias
+    operation = BilinearSample if plain else GridSample
+    return operation.apply(
         U,
         grid,
         *phi,

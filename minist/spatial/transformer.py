@@ -58,8 +58,8 @@ class SpatialTransformer(nn.Module):
     -----
     UserWarning
         Once, in training, if more than half of the images of a forward are sampled mostly outside:
-        there is no gradient out there to come back by. (Not on a GPU, where asking would mean
-        waiting; the log of a training run has the share of points outside.)
+        there is no gradient out there to come back by. On a GPU, where to ask at once would mean
+        to wait, when `warn_if_drifted` is called, as training does with each line of its log.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class SpatialTransformer(nn.Module):
         self.mode, self.padding_mode, self.align_corners = mode, padding_mode, align_corners
         self.antialias, self.iterations = antialias, iterations
         self.warned = False
+        self.drifted: Array | None = None  # on a GPU: whether a forward was, a 0-d array of bool
 
     @property
     def theta(self) -> Tensor | None:
@@ -133,11 +134,28 @@ class SpatialTransformer(nn.Module):
         )
 
     def watch(self, grid: Tensor) -> None:
-        """Warn, once, when most images are no longer looked at."""
-        if self.training and not self.warned and not is_cupy(grid.data):
+        """Warn, once, when most images are no longer looked at; on a GPU, note it."""
+        if self.training and not self.warned:
             lost = points_outside(grid).mean(axis=tuple(range(1, grid.ndim - 1))) > 0.5
-            if lost.sum() > len(lost) / 2:
+            drifted = lost.sum() > len(lost) / 2
+            if is_cupy(drifted):
+                nn.lasting(lambda: self.note(drifted))
+            elif drifted:
                 nn.lasting(self.warn)
+
+    def note(self, drifted: Array) -> None:
+        """Remember on the GPU that the transformer has drifted, for `warn_if_drifted`."""
+        if self.drifted is None:
+            self.drifted = drifted
+        else:
+            self.drifted |= drifted  # in place, as a CUDA graph wants it
+
+    def warn_if_drifted(self) -> None:
+        """Give the warning that forwards on a GPU have left open. Waits for the card."""
+        if self.drifted is not None and not self.warned:
+            if self.drifted:
+                self.warn()
+            self.drifted[...] = False
 
     def warn(self) -> None:
         """Say once that theta has drifted off."""

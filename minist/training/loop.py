@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from tqdm import tqdm
 
 from .. import backend, nn, optim
 from ..datasets import MNIST, Images, batches, in_turn, split
+from .captured import Captured
+from .parallel import Group
 from .run import Checkpoint, Run, RunError, explained
 from .settings import Experiment
 from .step import (
@@ -35,7 +38,13 @@ TEST_SEED = 2015  # distorts the test digits: the same for every run, so that ru
 EVALUATION_BATCH = 250  # images a thread looks at, at once
 
 
-def train(settings: Experiment, run: Run, resume: bool = False, progress: bool = True) -> nn.Module:
+def train(
+    settings: Experiment,
+    run: Run,
+    resume: bool = False,
+    progress: bool = True,
+    group: Group = Group(),  # noqa: B008  (frozen)
+) -> nn.Module:
     """Train a model as `settings` say and leave it in the run's folder.
 
     The same settings give the same weights, bit for bit, on one CPU: whatever the number of
@@ -50,6 +59,8 @@ def train(settings: Experiment, run: Run, resume: bool = False, progress: bool =
         Go on from its last checkpoint, if there is one.
     progress : bool
         Show a bar, where standard error is a terminal.
+    group : Group
+        The processes that train together. All go on from the run's folder, the first writes to it.
 
     Raises
     ------
@@ -64,9 +75,10 @@ def train(settings: Experiment, run: Run, resume: bool = False, progress: bool =
     steps_an_epoch = math.ceil(len(training_set.labels) / settings.batch_size)
     steps = settings.epochs * steps_an_epoch
     state = State.start(settings, steps)
-    if resume:
-        state.resume(run)
-    run.write_config(settings.record())
+    for turn in range(group.size if resume else 0):
+        if turn == group.rank:
+            state.resume(run)
+        group.any(False, state.model.parameters()[0].data)  # one waits for the other
     bar = tqdm(
         total=settings.epochs * len(training_set.labels),
         initial=min(state.step * settings.batch_size, settings.epochs * len(training_set.labels)),
@@ -75,20 +87,38 @@ def train(settings: Experiment, run: Run, resume: bool = False, progress: bool =
         disable=None if progress else True,  # None: where standard error is not a terminal
     )
     meter = Meter()
-    with bar, MicroBatches(settings.micro_batch) as micro_batches, Interrupt() as interrupt:
+    on_gpu = settings.device == "cuda"
+    step = Captured(training_step) if on_gpu and settings.cuda_graph == "on" else training_step
+    threads = 1 if on_gpu else None
+    with (
+        bar,
+        MicroBatches(settings.micro_batch, threads) as micro_batches,
+        Interrupt() as interrupt,
+        TemporaryDirectory() as spare,
+    ):
+        if group.rank > 0:  # what the others write is thrown away
+            run = Run(spare)
+        run.write_config(settings.record())
         while state.step < steps:
             epoch, first = divmod(state.step, steps_an_epoch)
             for images, labels in batches(
                 training_set, settings.batch_size, settings.examples, settings.seed, epoch, first
             ):
                 seed = (settings.seed, state.step)
-                report = training_step(state.model, images, labels, micro_batches, seed)
+                report = step(state.model, images, labels, micro_batches, seed, group)
                 state.update()
                 meter.add(report, len(labels))
                 bar.update(len(labels))
-                if state.step % STEPS_A_LINE == 0 or interrupt.came:
+                line_is_due = state.step % STEPS_A_LINE == 0
+                # Several processes must stop at the same step: they ask each other now and then.
+                stop = (
+                    interrupt.came
+                    if group.size == 1
+                    else line_is_due and group.any(interrupt.came, images)
+                )
+                if line_is_due or stop:
                     show(bar, meter.log(run, state, epoch))
-                if interrupt.came:
+                if stop:
                     break
             if meter.images:
                 show(bar, meter.log(run, state, epoch))
@@ -97,10 +127,11 @@ def train(settings: Experiment, run: Run, resume: bool = False, progress: bool =
                 run.log(epoch=epoch + 1, step=state.step, held_out_error=found["error"])
             run.save(state.checkpoint())
             meter.start()
-            if interrupt.came:
+            if group.any(interrupt.came, images):
                 raise KeyboardInterrupt
-    with explained(run.model):
-        nn.save(state.model, run.model)
+    if group.rank == 0:
+        with explained(run.model):
+            nn.save(state.model, run.model)
     return state.model
 
 
@@ -137,6 +168,7 @@ class State:
 
     def checkpoint(self) -> Checkpoint:
         """What `resume` needs. Raises RunError where a weight is not a finite number."""
+        # The host waits for a GPU, once an epoch: it copies all that changes to the disk.
         for name, parameter in self.model.named_parameters():
             if not backend.array_module(parameter.data).isfinite(parameter.data).all():
                 raise RunError(
@@ -187,6 +219,9 @@ class Meter:
 
     def log(self, run: Run, state: State, epoch: int) -> dict[str, float]:
         """Write the line. Raises RunError where the loss is not a finite number."""
+        # Here, once in many steps, the host waits for a GPU: the numbers are wanted now.
+        for st in transformers(state.model):
+            st.warn_if_drifted()
         line = {
             "epoch": epoch + 1,
             "step": state.step,
@@ -315,6 +350,7 @@ def evaluate(
             n += len(labels)
     finally:
         model.train(was_training)
+    # Here, once for the whole set, the host waits for a GPU.
     return {
         "loss": float(report.loss) / n,
         "error": 100 * float(report.errors) / n,
@@ -322,13 +358,13 @@ def evaluate(
     }
 
 
-def load_trained(folder: str | Path) -> tuple[nn.Module, Experiment, Run]:
-    """The model that a run has left in its folder, on the CPU and in evaluation mode; its settings.
+def load_trained(folder: str | Path, device: str = "cpu") -> tuple[nn.Module, Experiment, Run]:
+    """The model that a run has left, on a device and in evaluation mode, and its settings.
 
     Raises RunError if the run has not ended or its files are damaged.
     """
     run = Run(folder)
-    settings = replace(run.settings(), device="cpu")
+    settings = replace(run.settings(), device=device)
     model = build(settings)
     try:
         nn.load(model, run.model)
@@ -342,11 +378,12 @@ def load_trained(folder: str | Path) -> tuple[nn.Module, Experiment, Run]:
     return model.eval(), settings, run
 
 
-def test(run: Run) -> dict[str, float]:
+def test(run: Run, device: str = "cpu") -> dict[str, float]:
     """Loss, error in per cent, and share of points outside, of a trained run over the test set."""
-    model, settings, _ = load_trained(run.folder)
-    size = min(EVALUATION_BATCH, settings.at_once)
-    with MicroBatches(size) as micro_batches:
+    model, settings, _ = load_trained(run.folder, device)
+    on_gpu = device == "cuda"
+    size = settings.at_once if on_gpu else min(EVALUATION_BATCH, settings.at_once)
+    with MicroBatches(size, threads=1 if on_gpu else None) as micro_batches:
         return evaluate(model, load_test_set(settings), micro_batches)
 
 
@@ -356,6 +393,7 @@ def carry_out(
     draw: Callable[[Path], Any],
     resume: bool = False,
     progress: bool = True,
+    group: Group = Group(),  # noqa: B008  (frozen)
 ) -> float:
     """Train, test and draw; the test error in per cent.
 
@@ -370,6 +408,8 @@ def carry_out(
         Go on with the run in `out`; one that has ended is left as it is.
     progress : bool
         Show a bar, where standard error is a terminal.
+    group : Group
+        The processes that train together; the first one tests and draws.
 
     Raises
     ------
@@ -377,6 +417,10 @@ def carry_out(
         If the folder is in use, holds a run and `resume` is not given, or training fails.
     """
     run = Run(out)
+    if group.rank > 0:
+        if not resume or run.test_error() is None:
+            train(settings, run, resume, progress=False, group=group)
+        return math.nan
     with run.locked():
         if run.exists() and not resume:
             raise RunError(
@@ -384,8 +428,8 @@ def carry_out(
             )
         error = run.test_error() if resume else None
         if error is None:
-            train(settings, run, resume, progress)
-            error = test(run)["error"]
+            train(settings, run, resume, progress, group)
+            error = test(run, settings.device)["error"]
             run.log(test_error=error)
         if not run.picture.is_file():
             draw(run.folder)

@@ -101,6 +101,9 @@ class Experiment:
 
     # The machine
     device: str = setting("cpu", "cpu, or cuda for a GPU through CuPy", ("cpu", "cuda"))
+    cuda_graph: str = setting(
+        "on", "whether a GPU is given a step's work at once, as a CUDA graph", ("on", "off")
+    )
     micro_batch: int | None = setting(
         None,
         "images in a micro-batch; by default one micro-batch for each core of the machine, smaller "

@@ -26,6 +26,7 @@ from .. import nn
 from ..autograd import Edge, Function, Tensor, grad, no_grad
 from ..backend import Array, array_module, num_threads, random_state
 from ..spatial import SpatialTransformer, share_outside
+from .parallel import Group
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Report:
     loss: Array
     errors: Array
     outside: Array
+
+    def numbers(self) -> list[Array]:
+        return [self.loss, self.errors, self.outside]
 
     def __add__(self, other: Report) -> Report:
         return Report(
@@ -121,6 +125,8 @@ class MicroBatches:
     def map(self, function: Callable[[int, slice], Any], n: int) -> list[Any]:
         """[function(number, slice)] for each micro-batch of n images, in order."""
         slices = [slice(i, min(i + self.size, n)) for i in range(0, n, self.size)]
+        if self.threads == 1:  # on a GPU: in the thread that captures a graph
+            return [function(number, part) for number, part in enumerate(slices)]
         return list(self.pool.map(function, range(len(slices)), slices))
 
 
@@ -130,6 +136,7 @@ def training_step(
     labels: Array,
     micro_batches: MicroBatches,
     seed: Sequence[int] = (0,),
+    group: Group = Group(),  # noqa: B008  (frozen)
 ) -> Report:
     """Leave d(mean cross entropy of the batch)/d(parameter) in every parameter's `grad`.
 
@@ -142,25 +149,40 @@ def training_step(
         An open pool.
     seed : sequence of int
         What is drawn inside (dropout) comes from a generator of (*seed, number of micro-batch).
+    group : Group
+        The processes that take the step together, each with its part of this batch.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    n = len(labels)
+    n, mine = len(labels), group.part(len(labels))
+    images, labels = images[mine], labels[mine]
+    before = mine.start // micro_batches.size  # micro-batches of other processes
 
     def forward_backward(number: int, part: slice) -> tuple:
-        rng = np.random.default_rng([*seed, number])
+        rng = np.random.default_rng([*seed, before + number])
         with random_state(rng), nn.deferred() as effects:
             logits = model(Tensor(images[part]))
             loss = F.cross_entropy(logits, labels[part], reduction="sum")
             shown = report(model, logits, loss, labels[part])
             return shown, grad(loss * (1 / n), parameters), effects
 
-    results = micro_batches.map(forward_backward, n)
-    for i, parameter in enumerate(parameters):
-        parameter.grad = sum_in_order([gradients[i] for _, gradients, _ in results])
+    results = micro_batches.map(forward_backward, len(labels))
+    parts = [[*gradients, *shown.numbers()] for shown, gradients, _ in results]
+    if not parts:  # fewer images than processes
+        xp = array_module(images)
+        parts = [[xp.zeros_like(p.data) for p in parameters] + [xp.zeros(())] * 3]
+    sums = add_up(parts, group)
+    for parameter, gradient in zip(parameters, sums, strict=False):
+        parameter.grad = gradient
     for _, _, effects in results:
         for effect in effects:
             effect()
-    return sum_in_order([shown for shown, _, _ in results])
+    return Report(*sums[len(parameters) :])
+
+
+def add_up(parts: Sequence[Sequence[Array]], group: Group) -> list[Array]:
+    """The sums of what each part, a list of arrays, has: of this process's parts always in their
+    order, then of all processes."""
+    return group.add([sum_in_order(arrays) for arrays in zip(*parts, strict=True)])
 
 
 def evaluation_step(

@@ -1,0 +1,75 @@
+"""A CUDA graph: what a function does on the GPU, captured once and then launched as a whole.
+
+A small network's training step is a few dozen kernels of microseconds each, and starting them one
+by one from Python takes longer than they run. A graph starts them all at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+
+class Graph:
+    """A function's work, captured; `launch` does it again, on the same arrays.
+
+    What the function takes must lie where it lay when it was captured, so arrays are written into,
+    not exchanged; what it returns is `result`, overwritten by each launch. Nothing in it may wait
+    for the card or bring numbers to it. All its memory comes from a pool of its own, which nothing
+    else uses: between launches the graph's arrays keep their places.
+
+    Parameters
+    ----------
+    xp : module
+        CuPy.
+    function : callable without arguments
+        Has run before, so that kernels are compiled and constants lie on the card.
+
+    Raises
+    ------
+    NotImplementedError, RuntimeError
+        If it does what cannot be captured, such as CuPy's own matrix products.
+    """
+
+    def __init__(self, xp: Any, function: Callable[[], Any]):
+        self.pool = xp.cuda.MemoryPool()
+        # Not on the default stream, where nothing can be captured; and one that does not wait for
+        # it, since another thread prepares the next batch there meanwhile.
+        stream = xp.cuda.Stream(non_blocking=True)
+        with xp.cuda.using_allocator(self.pool.malloc), stream, no_copies(xp):
+            stream.begin_capture()
+            try:
+                self.result = function()
+            except BaseException:
+                with suppress(RuntimeError):  # the fault may have spoilt the capture already
+                    stream.end_capture()
+                raise
+            self.graph = stream.end_capture()
+
+    def launch(self) -> Any:
+        """Do it all again, on the current stream; the result is there when the stream is."""
+        self.graph.launch()
+        return self.result
+
+
+@contextmanager
+def no_copies(xp: Any) -> Iterator[None]:
+    """Refuse the calling thread copies from the host.
+
+    CuPy copies by way of memory that it uses again for the next: a graph would read, at each
+    launch, whatever lies there by then.
+    """
+    thread, malloc = threading.get_ident(), xp.get_default_pinned_memory_pool().malloc
+
+    def refusing(size: int) -> Any:
+        if threading.get_ident() == thread:
+            raise RuntimeError("an array is copied from the host, which a graph would not repeat")
+        return malloc(size)
+
+    xp.cuda.set_pinned_memory_allocator(refusing)
+    try:
+        yield
+    finally:
+        xp.cuda.set_pinned_memory_allocator(malloc)

@@ -1,0 +1,14 @@
+// What all kernels share; it is put in front of each .cu file, with REAL defined as float or double.
+
+typedef REAL real;
+typedef long long integer;  // sizes, and steps from element to element
+
+// Thread k of n takes the elements k, k + n, k + 2 n ...: right for any number of threads, and
+// neighbours in a warp take neighbours in memory.
+#define FOR_EACH(i, count)                                                             \
+    for (integer i = blockIdx.x * (integer)blockDim.x + threadIdx.x; i < (count);      \
+         i += (integer)gridDim.x * blockDim.x)
+
+// Spelt out, since NVRTC has no math.h.
+__device__ inline real infinity() { return -log((real)0); }
+__device__ inline real not_a_number() { return infinity() - infinity(); }
