@@ -306,6 +306,7 @@ class Biased(Module):
     bias: Parameter | None
 
     def product(self, x: Any, bias: Parameter | None = None) -> Tensor:
+        """What the layer makes of x with its weight, plus the bias if it is given one."""
         raise NotImplementedError
 
     def forward(self, x: Any) -> Tensor:

@@ -100,7 +100,7 @@ class Optimizer:
         ]
         for p, _ in learning:
             self.steps[p] += 1
-        if self.kernel and on_card(learning):
+        if self.kernel and _on_card(learning):
             weights, grads = ([getattr(p, a) for p, _ in learning] for a in ("data", "grad"))
             for p, group in learning:
                 if not self.state.get(p):
@@ -169,7 +169,7 @@ class Optimizer:
             group["lr"] = lr
 
 
-def on_card(learning: list[tuple[Tensor, dict[str, Any]]]) -> bool:
+def _on_card(learning: list[tuple[Tensor, dict[str, Any]]]) -> bool:
     """Whether all parameters and gradients are as the kernels take them."""
     arrays = [array for p, _ in learning for array in (p.data, p.grad)]
     if not arrays or not cuda.usable(*arrays):
