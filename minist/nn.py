@@ -306,6 +306,7 @@ class Biased(Module):
     bias: Parameter | None
 
     def product(self, x: Any, bias: Parameter | None = None) -> Tensor:
+        """What comes of x by the weight, and by a bias that is given here."""
         raise NotImplementedError
 
     def forward(self, x: Any) -> Tensor:
@@ -325,6 +326,7 @@ class Linear(Biased):
         self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
 
     def product(self, x: Any, bias: Parameter | None = None) -> Tensor:
+        """What comes of x by the weight, and by a bias that is given here."""
         return F.linear(x, self.weight, bias)
 
     def extra_repr(self) -> str:
@@ -377,6 +379,7 @@ class Conv2d(Biased):
         }
 
     def product(self, x: Any, bias: Parameter | None = None) -> Tensor:
+        """What comes of x by the weight, and by a bias that is given here."""
         return F.conv2d(x, self.weight, bias, **self.geometry)
 
     def extra_repr(self) -> str:

@@ -170,7 +170,7 @@ class Optimizer:
 
 
 def on_card(learning: list[tuple[Tensor, dict[str, Any]]]) -> bool:
-    """Whether all parameters and gradients are as the kernels take them."""
+    """Whether all parameters in `learning`, and gradients, are as the kernels take them."""
     arrays = [array for p, _ in learning for array in (p.data, p.grad)]
     if not arrays or not cuda.usable(*arrays):
         return False

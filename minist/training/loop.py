@@ -359,7 +359,7 @@ def evaluate(
 
 
 def load_trained(folder: str | Path, device: str = "cpu") -> tuple[nn.Module, Experiment, Run]:
-    """The model that a run has left, on a device and in evaluation mode, and its settings.
+    """The model that a run has left in its folder, on a device, in evaluation mode; its settings.
 
     Raises RunError if the run has not ended or its files are damaged.
     """
@@ -379,7 +379,10 @@ def load_trained(folder: str | Path, device: str = "cpu") -> tuple[nn.Module, Ex
 
 
 def test(run: Run, device: str = "cpu") -> dict[str, float]:
-    """Loss, error in per cent, and share of points outside, of a trained run over the test set."""
+    """Loss, error in per cent, share of points outside, of a trained run over the test set.
+
+    It is computed on `device`, "cpu" or "cuda".
+    """
     model, settings, _ = load_trained(run.folder, device)
     on_gpu = device == "cuda"
     size = settings.at_once if on_gpu else min(EVALUATION_BATCH, settings.at_once)

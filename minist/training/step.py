@@ -45,6 +45,7 @@ class Report:
     outside: Array
 
     def numbers(self) -> list[Array]:
+        """The three, in this order."""
         return [self.loss, self.errors, self.outside]
 
     def __add__(self, other: Report) -> Report:
