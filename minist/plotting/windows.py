@@ -73,7 +73,8 @@ def colocalisation(sets: Sequence[tuple]) -> Figure:
 
     Parameters
     ----------
-    sets : (title, images, boxes, moments) for each set
+    sets : sequence of tuples
+        Title, images, boxes and moments of each set.
         images (N, 1, H, W), the true boxes (N, 4) as (x, y) of two corners, and for each moment its
         step and the boxes found.
     """
