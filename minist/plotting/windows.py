@@ -74,9 +74,8 @@ def colocalisation(sets: Sequence[tuple]) -> Figure:
     Parameters
     ----------
     sets : sequence of tuples
-        Title, images, boxes and moments of each set.
-        images (N, 1, H, W), the true boxes (N, 4) as (x, y) of two corners, and for each moment its
-        step and the boxes found.
+        Of each set its title, images (N, 1, H, W), the true boxes (N, 4) as (x, y) of two corners,
+        and for each moment its step and the boxes found.
     """
     rows = max(len(moments) for *_, moments in sets)
     columns = max(len(images) for _, images, *_ in sets)
