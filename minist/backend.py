@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -205,3 +205,15 @@ def num_threads() -> int:
     if not text.isdecimal() or int(text) == 0:
         raise ValueError(f"MINIST_NUM_THREADS must be a whole number above 0, not {text!r}")
     return int(text)
+
+
+def on_this_device() -> Callable[[], None]:
+    """What puts another thread on the GPU that this one uses: each begins on the first."""
+    if "cupy" not in sys.modules:
+        return lambda: None
+    runtime = sys.modules["cupy"].cuda.runtime
+    try:
+        device = runtime.getDevice()
+    except runtime.CUDARuntimeError:  # there is none
+        return lambda: None
+    return lambda: runtime.setDevice(device)

@@ -100,12 +100,15 @@ class Optimizer:
         ]
         for p, _ in learning:
             self.steps[p] += 1
-        if self.kernel and _on_card(learning):
+        states = [array for p, _ in learning for array in self.state.get(p, {}).values()]
+        if self.kernel and _on_card(learning, states):
             weights, grads = ([getattr(p, a) for p, _ in learning] for a in ("data", "grad"))
             for p, group in learning:
                 if not self.state.get(p):
                     self.state[p] = self.first_state(p.data, group)
-            states = [list(self.state[p].values()) for p, _ in learning]
+            states = [
+                [self.state[p][k] for k in self.kept if k in self.state[p]] for p, _ in learning
+            ]
             numbers = [self.numbers(self.steps[p], group) for p, group in learning]
             update(self.kernel, weights, grads, states, numbers)
             return
@@ -159,7 +162,11 @@ class Optimizer:
         for key, array in state["arrays"].items():
             number, _, kept = key.partition(".")
             parameter = every[int(number)] if number in map(str, range(len(every))) else None
-            if parameter is None or kept not in self.kept or array.shape != parameter.shape:
+            if (
+                parameter is None
+                or kept not in self.kept
+                or (array.shape, array.dtype) != (parameter.shape, parameter.dtype)
+            ):
                 raise ValueError(f"{name}: the state's {key}, {array.shape}, fits no parameter")
             # A copy, also on the same device: steps change it in place.
             own.setdefault(parameter, {})[kept] = to_device(array, device_of(parameter.data)).copy()
@@ -169,9 +176,9 @@ class Optimizer:
             group["lr"] = lr
 
 
-def _on_card(learning: list[tuple[Tensor, dict[str, Any]]]) -> bool:
-    """Whether all parameters and gradients are as the kernels take them."""
-    arrays = [array for p, _ in learning for array in (p.data, p.grad)]
+def _on_card(learning: list[tuple[Tensor, dict[str, Any]]], states: list[Array]) -> bool:
+    """Whether all parameters, gradients and states are as the kernels take them."""
+    arrays = [array for p, _ in learning for array in (p.data, p.grad)] + states
     if not arrays or not cuda.usable(*arrays):
         return False
     return all(array.flags.c_contiguous for array in arrays)

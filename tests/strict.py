@@ -385,6 +385,8 @@ def module():
     runtime = SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
         getDeviceCount=lambda: 1,
+        getDevice=lambda: 0,
+        setDevice=lambda device: None,
         getDeviceProperties=lambda i: {"name": b"a strict device"},
     )
     cupy.cuda = SimpleNamespace(runtime=runtime, MemoryPool=no_graph)

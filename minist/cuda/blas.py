@@ -39,6 +39,8 @@ def matmul(a: Array, b: Array) -> Array:
     xp = array_module(a)
     if not is_cupy(a) or a.dtype != b.dtype or a.dtype.name not in ("float32", "float64"):
         return xp.matmul(a, b)
+    if a.shape[-1] != b.shape[-2] or len({len(x) for x in (a, b) if x.ndim == 3}) > 1:
+        raise ValueError(f"matmul: {a.shape} and {b.shape} do not fit")
     batch = max(len(x) if x.ndim == 3 else 1 for x in (a, b))
     (m, k), n = a.shape[-2:], b.shape[-1]
     shape = (batch, m, n) if 3 in (a.ndim, b.ndim) else (m, n)

@@ -37,7 +37,8 @@ class Graph:
         self.pool = xp.cuda.MemoryPool()
         # Not on the default stream, where nothing can be captured; and one that does not wait for
         # it, since another thread prepares the next batch there meanwhile.
-        stream = xp.cuda.Stream(non_blocking=True)
+        # Kept, since cuBLAS stays set to it.
+        self.stream = stream = xp.cuda.Stream(non_blocking=True)
         with xp.cuda.using_allocator(self.pool.malloc), stream, no_copies(xp):
             stream.begin_capture()
             try:

@@ -9,6 +9,18 @@ typedef long long integer;  // sizes, and steps from element to element
     for (integer i = blockIdx.x * (integer)blockDim.x + threadIdx.x; i < (count);      \
          i += (integer)gridDim.x * blockDim.x)
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 600
+// Cards before Pascal add no doubles: try until nobody has come in between.
+__device__ inline double atomicAdd(double *to, double value) {
+    unsigned long long *at = (unsigned long long *)to, old = *at, seen;
+    do {
+        seen = old;
+        old = atomicCAS(at, seen, __double_as_longlong(value + __longlong_as_double(seen)));
+    } while (seen != old);
+    return __longlong_as_double(old);
+}
+#endif
+
 // Spelt out, since NVRTC has no math.h.
 __device__ inline real infinity() { return -log((real)0); }
 __device__ inline real not_a_number() { return infinity() - infinity(); }

@@ -27,9 +27,11 @@ def all_reduce_over(rank: int, size: int, local_rank: int, host: str, port: int)
         import cupyx.distributed
 
         backend = cupyx.distributed.init_process_group(size, rank, host=host, port=port)
-    except (ImportError, RuntimeError) as error:
+        backend.stop()  # the process by which all have met, which would outlive this one
+    except (ImportError, OSError, RuntimeError) as error:
         raise RuntimeError(
-            f"several GPUs need NCCL ({error}): pip install nvidia-nccl-cu12, or -cu13"
+            f"several GPUs could not be joined ({error}); they need NCCL: "
+            "pip install nvidia-nccl-cu12, or -cu13"
         ) from error
 
     def all_reduce(buffer: Array) -> None:

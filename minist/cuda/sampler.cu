@@ -47,7 +47,7 @@ __device__ real fold(real x, integer size, bool align_corners, real *sign) {
         *sign = 0;
         return 0;
     }
-    real far = 1e6 * size;
+    real far = (real)1e6 * (real)size;
     bool near = fabs(x) < far;
     x = (x != x ? (real)0 : fmin(fmax(x, -far), far)) + edge;
     real phase = fmod(x, 2 * length);
@@ -70,8 +70,9 @@ __device__ integer seen_at(integer pixel, integer size, const Sampling &s) {
 template <int TAPS>
 __device__ Axis<TAPS> axis_of(real x, integer size, real a, const Sampling &s) {
     const int first = -((TAPS - 1) / 2), last = first + TAPS - 1, margin = TAPS + 1;
-    real scale = (s.align_corners ? size - 1 : size) / 2.0;
-    x = x * scale + (real)((size - 1) / 2.0);
+    // In real throughout: most cards are slow at double.
+    real scale = (real)(s.align_corners ? size - 1 : size) * (real)0.5;
+    x = x * scale + (real)(size - 1) * (real)0.5;
     real pixel, sign = 1;
     if (s.padding == REFLECTION) {
         pixel = fold(x, size, s.align_corners, &sign);
@@ -86,8 +87,8 @@ __device__ Axis<TAPS> axis_of(real x, integer size, real a, const Sampling &s) {
         pixel = fmin(fmax(x, (real)(-(margin + first))), (real)(size + margin - 1 - last));
         if (s.padding == BORDER) sign = pixel == x;
     }
-    const double epsilon = sizeof(real) == 4 ? 1.1920928955078125e-07 : 2.220446049250313e-16;
-    real slack = 8 * epsilon * (size < 2 ? 2 : size) / 2;
+    const real epsilon = sizeof(real) == 4 ? 1.1920928955078125e-07 : 2.220446049250313e-16;
+    real slack = 4 * epsilon * (real)(size < 2 ? 2 : size);
     real m = floor(pixel + slack + (real)(TAPS % 2 ? 0.5 : 0));
     real t = fmax(pixel - m, (real)-0.5);
     t *= fabs(t) > slack;

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..backend import Array, array_module
+from ..backend import Array, array_module, on_this_device
 from .distortions import as_floats, distort
 
 
@@ -132,7 +132,9 @@ def innermost(images: Array) -> Array:
 def prefetch(items: Iterable, ahead: int = 2) -> Iterator:
     """The items, made by a thread that is `ahead` of whoever takes them."""
     iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1, thread_name_prefix="minist-batches") as pool:
+    with ThreadPoolExecutor(
+        1, thread_name_prefix="minist-batches", initializer=on_this_device()
+    ) as pool:
         waiting = deque(pool.submit(next, iterator, end) for _ in range(ahead))
         while (item := waiting.popleft().result()) is not end:
             waiting.append(pool.submit(next, iterator, end))

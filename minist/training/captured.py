@@ -46,7 +46,7 @@ class Captured:
         self.calls += 1
         if self.graph is None and self.calls > WARM and not self.refused:
             self.capture(model, images, labels, micro_batches, group)
-        if self.graph is None or alike(images) != alike(self.images):
+        if self.graph is None or alike(images) != self.kind:
             return self.step(model, images, labels, micro_batches, seed, group)
         self.fill(images, labels)
         report = self.graph.launch()
@@ -68,6 +68,7 @@ class Captured:
             self.refused = True
             return
         xp = array_module(images)
+        self.kind = alike(images)
         self.images, self.labels = xp.empty_like(images), xp.empty_like(labels)
         self.fill(images, labels)
         alone = replace(group, all_reduce=nothing)
@@ -76,7 +77,7 @@ class Captured:
                 xp,
                 lambda: self.step(model, self.images, self.labels, micro_batches, (0,), alone),
             )
-        except (NotImplementedError, RuntimeError) as error:
+        except (NotImplementedError, RuntimeError, MemoryError) as error:
             self.refused = True
             print(f"training goes on without a CUDA graph: {error}", file=sys.stderr)
             return
