@@ -129,7 +129,7 @@ def test_from_command_to_page(tmp_path, capsys, encoder):
     assert cli.main(["colocalise", *options, "--lr", "1"]) == 1
     assert "T-3.json was made with lr = 0.01, not 1.0" in capsys.readouterr().err
     results[0].write_text("{}")
-    with pytest.raises(RunError, match=r"T-3\.json is no result of a set"):
+    with pytest.raises(RunError, match=r"T-3\.json is no result of a job"):
         Study(results[0].parent, runs).read()
 
 

@@ -101,7 +101,7 @@ def library(xp: Any) -> Any:
     xp.cuda.Device().cublas_handle  # noqa: B018  (loads it)
     major = xp.cuda.runtime.runtimeGetVersion() // 1000
     name = f"cublas64_{major}.dll" if os.name == "nt" else f"libcublas.so.{major}"
-    with suppress(ImportError):  # CuPy below 14 comes without
+    with suppress(ImportError):  # a CuPy of one's own making may come without
         from cuda.pathfinder import load_nvidia_dynamic_lib
 
         name = load_nvidia_dynamic_lib("cublas").abs_path or name

@@ -7,7 +7,6 @@ a random piece of the same image.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, fields
@@ -25,12 +24,13 @@ from .. import nn, optim
 from ..autograd import Tensor, no_grad
 from ..backend import random_state
 from ..datasets import MNIST, Images, batches, scattered
+from ..datasets.distortions import as_floats
 from ..models import CNN
 from ..models.colocalisation import CROP, Encoder, locator, scale_of
 from ..models.distorted_mnist import FILTERS
 from ..spatial import SpatialTransformer, grid_sample, outside_penalty
 from ..training import Experiment, RunError, difference, explained, setting
-from .jobs import machine, write_result
+from .jobs import machine, read_result, write_result
 from .table1_page import markdown
 
 # Digits found in per cent, from the appendix.
@@ -99,7 +99,9 @@ class Study:
             file = self.result_file(job)
             if not file.is_file():
                 left.append(job)
-            elif other := difference(Colocalisation.of(read(file)["settings"]), asked):
+            elif other := difference(
+                Colocalisation.of(read_result(file, Colocalisation)["settings"]), asked
+            ):
                 raise RunError(f"{file} was made with {other}: choose another --results")
         return left
 
@@ -140,7 +142,7 @@ class Study:
         return cnn
 
     def read(self) -> list[dict[str, Any]]:
-        return [read(file) for file in sorted(self.results.glob("*.json"))]
+        return [read_result(file, Colocalisation) for file in sorted(self.results.glob("*.json"))]
 
     def write(self) -> str:
         """Write colocalise.md and its picture; the table as text."""
@@ -260,19 +262,6 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 # --- results ------------------------------------------------------------------------------------
-
-
-def as_floats(images: np.ndarray) -> np.ndarray:
-    return images.astype(np.float32) / 255
-
-
-def read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text())
-        Colocalisation.of(found["settings"])
-        return found
-    except (ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{file} is no result of a set: {error}") from None
 
 
 def as_table(found: Sequence[Mapping[str, Any]]) -> str:
