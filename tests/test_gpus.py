@@ -180,21 +180,61 @@ class FakeCuPy:
 
     def __init__(self):
         self.done, self.pinned = [], None
+        self.room = 4096  # bytes that the card has left
         self.cuda = SimpleNamespace(
-            MemoryPool=lambda: SimpleNamespace(malloc="private"),
+            MemoryPool=lambda allocate: FakePool("private", self.done, allocate),
+            Memory=self.memory,
+            MemoryPointer=lambda memory, offset: memory + offset,
+            runtime=SimpleNamespace(CUDARuntimeError=CUDARuntimeError),
             Stream=lambda non_blocking: FakeStream(self.done),
             using_allocator=self.using_allocator,
             set_pinned_memory_allocator=lambda malloc: setattr(self, "pinned", malloc),
         )
 
+    def get_default_memory_pool(self):
+        return FakePool("default", self.done, self.memory)
+
     def get_default_pinned_memory_pool(self):
         return SimpleNamespace(malloc=lambda size: f"{size} bytes")
 
+    def memory(self, size):
+        if size > self.room:
+            raise CUDARuntimeError("out of memory")
+        self.room -= size
+        return size
+
     @contextmanager
     def using_allocator(self, malloc):
-        self.done.append(f"allocate {malloc}")
+        self.malloc = malloc
+        self.done.append(f"allocate from {malloc.__self__.name}")
         yield
         self.done.append("allocate as before")
+
+
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
+class FakePool:
+    """As CuPy 14's: what comes to the limit, or to a full card, frees and is tried again."""
+
+    def __init__(self, name, done, allocate):
+        self.name, self.done, self.allocate, self.limit = name, done, allocate, 64
+
+    def set_limit(self, size):
+        self.limit = size
+
+    def free_all_blocks(self):
+        self.done.append(f"free in {self.name}")
+
+    def malloc(self, size):
+        if self.limit and size > self.limit:
+            self.free_all_blocks()
+        try:
+            return self.allocate(size)
+        except CUDARuntimeError:
+            self.free_all_blocks()
+            return self.allocate(size)
 
 
 class FakeStream:
@@ -224,8 +264,8 @@ def test_a_graph_is_captured_apart_and_launched_as_a_whole(cupy):
     graph = Graph(cupy, lambda: cupy.done.append("work") or "result")
     assert graph.launch() == "result"
     inside = ["begin", "work", "end"]
-    around = ["allocate private", "stream", *inside, "stream before", "allocate as before"]
-    assert cupy.done == [*around, "launch"]
+    before, after = ["allocate from private", "stream"], ["stream before", "allocate as before"]
+    assert cupy.done == ["free in default", *before, *inside, *after, "launch"]
 
 
 def test_a_capture_that_fails_is_ended(cupy):
@@ -235,6 +275,15 @@ def test_a_capture_that_fails_is_ended(cupy):
     with pytest.raises(NotImplementedError, match="cuBLAS"):
         Graph(cupy, fail)
     assert cupy.done.count("end") == 1
+
+
+def test_a_capture_frees_nothing(cupy):
+    """Freed blocks would be blocks that the graph writes to."""
+    graph = Graph(cupy, lambda: [cupy.malloc(1000), cupy.malloc(2000)])
+    assert graph.result == [1000, 2000]
+    with pytest.raises(MemoryError, match="no 5000 bytes"):
+        Graph(cupy, lambda: cupy.malloc(5000))
+    assert "free in private" not in cupy.done
 
 
 def test_a_copy_from_the_host_is_refused_in_the_capturing_thread_alone(cupy):

@@ -31,10 +31,13 @@ class Graph:
     ------
     NotImplementedError, RuntimeError
         If it does what cannot be captured, such as CuPy's own matrix products.
+    MemoryError
+        If the card has too little memory left for it.
     """
 
     def __init__(self, xp: Any, function: Callable[[], Any]):
-        self.pool = xp.cuda.MemoryPool()
+        self.pool = pool_that_frees_nothing(xp)
+        xp.get_default_memory_pool().free_all_blocks()  # room for it; here the host waits, once
         # Not on the default stream, where nothing can be captured; and one that does not wait for
         # it, since another thread prepares the next batch there meanwhile.
         # Kept, since cuBLAS stays set to it.
@@ -53,6 +56,24 @@ class Graph:
         """Do it all again, on the current stream; the result is there when the stream is."""
         self.graph.launch()
         return self.result
+
+
+def pool_that_frees_nothing(xp: Any) -> Any:
+    """A memory pool that raises MemoryError where the card is full.
+
+    At its limit, and where the card is full, a pool of CuPy's frees the blocks that it has back,
+    and tries again. In a capture these are blocks that the graph will write to.
+    """
+
+    def allocate(size: int) -> Any:
+        try:
+            return xp.cuda.MemoryPointer(xp.cuda.Memory(size), 0)
+        except xp.cuda.runtime.CUDARuntimeError as error:  # at which the pool would free
+            raise MemoryError(f"the card has no {size} bytes left for it") from error
+
+    pool = xp.cuda.MemoryPool(allocate)
+    pool.set_limit(size=0)  # none, whatever CUPY_GPU_MEMORY_LIMIT says
+    return pool
 
 
 @contextmanager
