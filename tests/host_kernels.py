@@ -14,6 +14,13 @@ from minist import cuda
 FILES = sorted(path.name for path in cuda.FOLDER.glob("*.cu"))
 HEADER = Path(__file__).with_name("host.h")
 BLOCKS, THREADS = 2, 3  # few, so that each thread has several elements
+TYPES = list(product(cuda.REALS, cuda.INTEGERS))
+STRUCTS = {  # what the kernels of a file are handed by value
+    "lowering.cu": ["Lowering"],
+    "optim.cu": ["Parameters", "Settings"],
+    "pooling.cu": ["Pooling"],
+    "sampler.cu": ["Sampling"],
+}
 
 
 class HostKernels:
@@ -23,24 +30,27 @@ class HostKernels:
         compiler = shutil.which("g++") or shutil.which("clang++")
         if compiler is None:
             pytest.skip("there is no C++ compiler")
-        jobs, self.libraries = [], {}
-        for dtype, real in cuda.REALS.items():
-            texts = [HEADER.read_text(), *(cuda.FOLDER / f for f in ("kernel.cuh", *FILES))]
-            code = "\n".join(t if isinstance(t, str) else t.read_text() for t in texts)
-            (folder / f"{real}.cpp").write_text(code)
+        texts = [HEADER.read_text(), (cuda.FOLDER / "kernel.cuh").read_text()]
+        for file in FILES:
+            texts.append((cuda.FOLDER / file).read_text())
+            for struct in STRUCTS.get(file, []):
+                texts.append(f'extern "C" int size_of_{struct}() {{ return sizeof({struct}); }}')
+        (folder / "kernels.cpp").write_text("\n".join(texts))
+        jobs = []
+        for types in TYPES:
             # Without fused multiply-add, as for the GPU.
-            flags = ["-O1", "-std=c++17", "-ffp-contract=off", "-shared", "-fPIC", f"-DREAL={real}"]
-            command = [compiler, *flags, "-o", f"{real}.so", f"{real}.cpp"]
+            flags = ["-O1", "-ffp-contract=off", "-shared", "-fPIC"]
+            flags += [flag for flag in cuda.options(*types) if flag != "--fmad=false"]
+            command = [compiler, *flags, "-o", library_of(types), "kernels.cpp"]
             jobs.append(subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True))
-            self.libraries[dtype] = folder / f"{real}.so"
         for job in jobs:
             errors = job.communicate()[1]
             assert job.returncode == 0, errors
-        self.libraries = {t: ctypes.CDLL(str(path)) for t, path in self.libraries.items()}
+        self.libraries = {types: ctypes.CDLL(str(folder / library_of(types))) for types in TYPES}
         self.launched = []
 
-    def function(self, xp, file, name, dtype):
-        library = self.libraries[dtype]
+    def function(self, xp, file, name, *types):
+        library = self.libraries[types]
 
         def launch(blocks, threads, arguments):
             self.launched.append(name)
@@ -52,16 +62,20 @@ class HostKernels:
         return launch
 
 
+def library_of(types):
+    return "_".join(types) + ".so"
+
+
 def as_c(value):
     """An argument as CuPy would hand it to a kernel."""
     if value is None:
         return ctypes.c_void_p(0)
-    if isinstance(value, int):
-        return ctypes.c_longlong(value)
+    if isinstance(value, np.integer):
+        return np.ctypeslib.as_ctypes_type(value.dtype)(value)
     if value.dtype.kind == "V":
 
         class Struct(ctypes.Structure):
-            _fields_ = (("numbers", ctypes.c_longlong * (value.nbytes // 8)),)
+            _fields_ = (("numbers", ctypes.c_int * (value.nbytes // 4)),)
 
         return Struct.from_buffer_copy(value.tobytes())
     return ctypes.c_void_p(value.ctypes.data)

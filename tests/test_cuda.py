@@ -1,18 +1,18 @@
 """The CUDA kernels give what the array versions give, on every edge.
 
-Without a GPU the host's compiler runs them (`host_kernels.py`); `nvcc` and NVRTC, where they are,
+Without a GPU the host's compiler runs them (`host_kernels.py`); `nvcc` and CuPy, where they are,
 compile them for real cards; with a GPU everything is compared there.
 """
 
-import ctypes
 import shutil
 import subprocess
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import batch_innermost
-from host_kernels import FILES, compiled, on_host  # noqa: F401  (fixtures)
+from host_kernels import FILES, STRUCTS, TYPES, compiled, on_host  # noqa: F401  (fixtures)
 
 import minist
 import minist.functional as F
@@ -40,30 +40,91 @@ def outcome(function, arrays, wanted, device="cpu"):
 
 @pytest.fixture(params=["on the host", pytest.param("on a card", marks=pytest.mark.gpu)])
 def assert_same(request, monkeypatch, compiled):  # noqa: F811
-    """An operation by its array version and by its kernels, which must have run."""
+    """An operation by its array version and by its kernels, with either integer; they must run."""
     card = request.param == "on a card"
-    real, launched = cuda.function, []
+    function_of, launched = cuda.function if card else compiled.function, []
 
-    def on_card(xp, file, name, dtype):
-        launched.append(name)
-        return real(xp, file, name, dtype)
+    def noted(xp, file, name, real, integer):
+        launched.append((name, integer))
+        return function_of(xp, file, name, real, integer)
 
     def check(function, arrays, wanted, kernels):
         expected = outcome(function, arrays, wanted)
-        with monkeypatch.context() as m:
-            compiled.launched = launched
+        for integer, small in (("int32", cuda.SMALL), ("int64", 0)):
             launched.clear()
-            m.setattr(cuda, "function", on_card if card else compiled.function)
-            if not card:
-                m.setattr(cuda, "is_cupy", lambda array: isinstance(array, np.ndarray))
-            found = outcome(function, arrays, wanted, "cuda" if card else "cpu")
-        assert set(launched) == set(kernels)
-        tolerance = CARD if card else TOLERANCE
-        for a, b in zip(found, expected, strict=True):
-            np.testing.assert_allclose(a, b, **tolerance[arrays[0].dtype.name], strict=True)
+            with monkeypatch.context() as m:
+                m.setattr(cuda, "SMALL", small)
+                m.setattr(cuda, "function", noted)
+                if not card:
+                    m.setattr(cuda, "is_cupy", lambda array: isinstance(array, np.ndarray))
+                found = outcome(function, arrays, wanted, "cuda" if card else "cpu")
+            assert set(launched) == set(product(kernels, [integer]))
+            tolerance = CARD if card else TOLERANCE
+            for a, b in zip(found, expected, strict=True):
+                np.testing.assert_allclose(a, b, **tolerance[arrays[0].dtype.name], strict=True)
         return found
 
     return check
+
+
+# --- what Python and C++ share ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("real", "integer"), TYPES)
+def test_structs_are_as_large_as_the_kernels_read_them(real, integer, compiled, monkeypatch):  # noqa: F811
+    handed = {}
+
+    def function(xp, file, *name_and_types):
+        def launch(blocks, threads, arguments):
+            structs = [a for a in arguments if a is not None and a.dtype.kind == "V"]
+            handed[file] = [struct.nbytes for struct in structs]
+
+        return launch
+
+    monkeypatch.setattr(cuda, "function", function)
+    monkeypatch.setattr(cuda, "is_cupy", lambda array: isinstance(array, np.ndarray))
+    monkeypatch.setattr(cuda, "SMALL", cuda.SMALL if integer == "int32" else 0)
+    x = np.ones((1, 1, 4, 4), real)
+    spatial.grid_sample(x, np.zeros((1, 2, 2, 2), real))
+    F.max_pool2d(x, 2)
+    F.conv2d(x, x)
+    p = nn.Parameter(x)
+    p.grad = x
+    optim.SGD([p], 0.1).step()
+    library = compiled.libraries[real, integer]
+    assert handed == {
+        file: [getattr(library, f"size_of_{struct}")() for struct in structs]
+        for file, structs in STRUCTS.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("count", "shape", "steps", "number", "integer"),
+    [
+        (1, (2, 3), (3, 1), 7, "int32"),
+        (cuda.SMALL, (2, 3), (3, 1), 7, "int64"),
+        (1, (2, 3), (3, 1), cuda.SMALL, "int64"),
+        (1, (2, 3), (3, 1), -cuda.SMALL, "int64"),
+        (1, (2, 2), (1, cuda.SMALL), 7, "int64"),
+        (1, (2, 2), (1, -cuda.SMALL), 7, "int64"),
+        (1, (2, 1), (1, cuda.SMALL), 7, "int32"),  # a step that is not taken
+    ],
+)
+def test_what_reaches_far_is_counted_in_long_integers(
+    count, shape, steps, number, integer, monkeypatch
+):
+    chosen = []
+
+    def function(xp, file, name, *types):
+        chosen.append(types)
+        return lambda blocks, threads, values: None
+
+    monkeypatch.setattr(cuda, "function", function)
+    x = np.lib.stride_tricks.as_strided(np.ones(1), shape, [8 * step for step in steps])
+    cuda.launch("a file", "a kernel", count, x, number, None)
+    cuda.launch("a file", "a kernel", count, x, cuda.struct(1, [2, number]))
+    del x  # a message about it would read what is not there
+    assert chosen == [("float64", integer)] * 2
 
 
 # --- the sampler --------------------------------------------------------------------------------
@@ -361,7 +422,7 @@ def test_a_network_learns_by_the_kernels_what_it_learns_by_arrays(name, rng, req
 
 # --- compilers ----------------------------------------------------------------------------------
 
-ARCHITECTURES = {"75": "float", "90": "double"}  # Turing, the oldest of CUDA 13, and Hopper
+ARCHITECTURES = {"75": TYPES[0], "90": TYPES[-1]}  # Turing, the oldest of CUDA 13, and Hopper
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -369,8 +430,8 @@ def test_nvcc_compiles_each_file(file, tmp_path):
     if shutil.which("nvcc") is None:
         pytest.skip("there is no nvcc")
     (tmp_path / file).write_text(cuda.source(file))
-    for architecture, real in ARCHITECTURES.items():
-        options = ["-std=c++17", "--fmad=false", f"-DREAL={real}", f"-arch=sm_{architecture}"]
+    for architecture, types in ARCHITECTURES.items():
+        options = [*cuda.options(*types), "-ftz=true", f"-arch=sm_{architecture}"]
         done = subprocess.run(
             ["nvcc", *options, "-Werror=all-warnings", "-cubin", "-o", "out.cubin", file],
             cwd=tmp_path,
@@ -380,34 +441,40 @@ def test_nvcc_compiles_each_file(file, tmp_path):
         assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(scope="module")
-def nvrtc():
-    pathfinder = pytest.importorskip("cuda.pathfinder", reason="NVRTC is found by CuPy's finder")
-    try:
-        return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path)
-    except (RuntimeError, OSError) as error:
-        pytest.skip(f"there is no NVRTC: {error}")
+class Loaded(Exception):
+    """What would go onto a card."""
 
 
-@pytest.mark.parametrize(("file", "dtype"), list(product(FILES, cuda.REALS)))
-def test_nvrtc_compiles_each_file_with_the_options_that_cupy_is_given(file, dtype, nvrtc):
-    given = {}
+@pytest.fixture
+def compile_as_cupy_does(monkeypatch):
+    """CuPy's own way from a source to what it loads, but for asking which card is there."""
+    cupy = pytest.importorskip("cupy", reason="it is CuPy that compiles")
+    if not cupy.__version__.startswith("14."):
+        pytest.skip(f"CuPy 14 compiles like this, this is {cupy.__version__}")
 
-    class RawModule:
-        def __init__(self, code, options):
-            given.update(code=code, options=options)
+    class Module:
+        def load(self, binary):
+            raise Loaded(binary)
 
-        def get_function(self, name):
-            return None
+        def _set_mapping(self, mapping):
+            pass
 
-    cuda.function.__wrapped__(type("xp", (), {"RawModule": RawModule}), file, "", dtype)
-    program, log = ctypes.c_void_p(), ctypes.create_string_buffer(10000)
-    code = given["code"].encode()
-    nvrtc.nvrtcCreateProgram(ctypes.byref(program), code, file.encode(), 0, None, None)
-    options = [option.encode() for option in (*given["options"], "-arch=compute_80")]
-    status = nvrtc.nvrtcCompileProgram(
-        program, len(options), (ctypes.c_char_p * len(options))(*options)
-    )
-    nvrtc.nvrtcGetProgramLog(program, log)
-    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    assert status == 0, log.value.decode()
+    def for_card(architecture):
+        return f"-arch=sm_{architecture}", "cubin"
+
+    monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", "1")
+    monkeypatch.setattr(cupy.cuda.compiler, "function", SimpleNamespace(Module=Module))
+    monkeypatch.setattr(cupy.cuda.compiler, "_get_arch_for_options_for_nvrtc", for_card)
+
+    def compile_module(code, options):
+        cupy._core.core.compile_with_cache(code, options, "80", prepend_cupy_headers=False)
+
+    return compile_module
+
+
+@pytest.mark.parametrize(("file", "types"), list(product(FILES, TYPES)))
+def test_cupy_compiles_each_file(file, types, compile_as_cupy_does):
+    cupy = SimpleNamespace(RawModule=compile_as_cupy_does)
+    with pytest.raises(Loaded) as loaded:
+        cuda.function.__wrapped__(cupy, file, "", *types)
+    assert loaded.value.args[0].startswith(b"\x7fELF")

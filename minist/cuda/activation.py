@@ -12,14 +12,14 @@ def bias_relu(x: Array, bias: Array) -> Array:
     x = in_order_of(y, x)
     run = y.strides[1] // y.itemsize
     count, channels = x.size, x.shape[1]
-    launch("activation.cu", "bias_relu", count, x, x, bias, y, count, channels, run)
+    launch("activation.cu", "bias_relu", count, x, bias, y, count, channels, run)
     return y
 
 
 def relu_backward(grad: Array, y: Array) -> Array:
     """grad where y > 0, in the memory order of y."""
     grad, grad_x = in_order_of(y, grad), array_module(y).empty_like(y)
-    launch("activation.cu", "relu_backward", y.size, y, grad, y, grad_x, y.size)
+    launch("activation.cu", "relu_backward", y.size, grad, y, grad_x, y.size)
     return grad_x
 
 

@@ -1,7 +1,8 @@
-// What all kernels share; it is put in front of each .cu file, with REAL defined as float or double.
+// What all kernels share; it is put in front of each .cu file, with REAL defined as float or double,
+// and INTEGER as int, where that is wide enough, or long long.
 
 typedef REAL real;
-typedef long long integer;  // sizes, and steps from element to element
+typedef INTEGER integer;  // sizes, and steps from element to element
 
 // Thread k of n takes the elements k, k + n, k + 2 n ...: right for any number of threads, and
 // neighbours in a warp take neighbours in memory.

@@ -1,7 +1,7 @@
 // Softmax, its cross entropy and the gradient in one pass, a thread for each row;
 // functional/loss.py has the array version.
 
-extern "C" __global__ void cross_entropy(const real *logits, const integer *labels, real *loss,
+extern "C" __global__ void cross_entropy(const real *logits, const long long *labels, real *loss,
                                          real *residual, integer rows, integer classes,
                                          integer row, integer class_) {
     FOR_EACH(i, rows) {

@@ -17,5 +17,5 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
         logits = xp.ascontiguousarray(logits)
         residual = xp.empty_like(logits)
     sizes = (*logits.shape, *(stride // logits.itemsize for stride in logits.strides))
-    launch("loss.cu", "cross_entropy", len(logits), logits, logits, labels, loss, residual, *sizes)
+    launch("loss.cu", "cross_entropy", len(logits), logits, labels, loss, residual, *sizes)
     return loss, residual

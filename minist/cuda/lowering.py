@@ -27,7 +27,7 @@ class Columns:
         g = self.geometry
         positions = g.size_out[0] * g.size_out[1] * g.images
         columns = array_module(x).empty((g.groups, self.weight.shape[2], positions), dtype=x.dtype)
-        launch("lowering.cu", "im2col", columns.size, x, x, columns, self.numbers(x))
+        launch("lowering.cu", "im2col", columns.size, x, columns, self.numbers(x))
         if self.wanted[1]:
             self.columns = columns
         y = matmul(self.weight, columns)
@@ -42,14 +42,12 @@ class Columns:
             columns = matmul(self.weight.swapaxes(1, 2), grad)
             shape = (g.channels, *g.size_in, g.images)
             grad_x = array_module(grad).empty(shape, dtype=grad.dtype)
-            launch(
-                "lowering.cu", "col2im", grad_x.size, grad, columns, grad_x, self.numbers(grad_x)
-            )
+            launch("lowering.cu", "col2im", grad_x.size, columns, grad_x, self.numbers(grad_x))
         if self.wanted[1]:
             grad_weight = matmul(grad, self.columns.swapaxes(1, 2)).reshape(self.weight_shape)
         return grad_x, grad_weight
 
-    def numbers(self, x: Array):
+    def numbers(self, x: Array) -> list[int]:
         g = self.geometry
         return struct(
             *(g.channels, *g.size_in, g.images),

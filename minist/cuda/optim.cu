@@ -3,7 +3,7 @@
 enum { TENSORS = 40, SETTINGS = 6 };  // what a launch takes: its arguments have 4 KB
 
 struct Parameters {
-    integer count, end[TENSORS];  // elements up to and with each parameter
+    long long count, end[TENSORS];  // elements up to and with each parameter
     real *weight[TENSORS], *grad[TENSORS], *first[TENSORS], *second[TENSORS];
 };
 

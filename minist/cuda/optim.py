@@ -34,10 +34,11 @@ def update(
             filled(ends),
             *(addresses(arrays) for arrays in (weights[part], grads[part], first, second)),
         )
+        parameters = by_value(np.array(parameters, np.int64))  # addresses are always long
         numbers = np.zeros((TENSORS, SETTINGS))
         numbers[: len(ends), : len(settings[0])] = settings[part]
         numbers = by_value(numbers.reshape(-1))
-        launch("optim.cu", kernel, ends[-1], weights[0], parameters, numbers)
+        launch("optim.cu", kernel, ends[-1], parameters, numbers, like=weights[0])
 
 
 def filled(numbers: list[int]) -> list[int]:

@@ -25,7 +25,7 @@ def max_pool(x: Array, windows: Windows) -> tuple[Array, Array]:
     xp = array_module(x)
     y = xp.empty_like(x, shape=(*x.shape[:2], *windows.size_out))
     chosen = xp.empty_like(y, dtype=np.uint16)
-    launch("pooling.cu", "max_pool", y.size, x, x, y, chosen, geometry(windows, x, y, chosen))
+    launch("pooling.cu", "max_pool", y.size, x, y, chosen, geometry(windows, x, y, chosen))
     return y, chosen
 
 
@@ -33,11 +33,11 @@ def max_pool_backward(grad: Array, chosen: Array, windows: Windows) -> Array:
     """dL/dx, in the memory order of the gradient."""
     grad_x = array_module(grad).empty_like(grad, shape=(*grad.shape[:2], *windows.size_in))
     numbers = geometry(windows, grad_x, grad, chosen)
-    launch("pooling.cu", "max_pool_backward", grad_x.size, grad, grad, chosen, grad_x, numbers)
+    launch("pooling.cu", "max_pool_backward", grad_x.size, grad, chosen, grad_x, numbers)
     return grad_x
 
 
-def geometry(windows: Windows, x: Array, y: Array, chosen: Array) -> np.ndarray:
+def geometry(windows: Windows, x: Array, y: Array, chosen: Array) -> list[int]:
     batch_last = abs(x.strides[0]) < abs(x.strides[3])
     arrays = [steps(array, 4) for array in (x, y, chosen)]
     return struct(*x.shape[:2], *windows, int(batch_last), *arrays)

@@ -77,4 +77,4 @@ class Sampler(NamedTuple):
         points = len(v)
         for size in v.shape[2:]:
             points *= size
-        launch("sampler.cu", f"{kernel}_{d}_{self.taps}", points, u, *arguments, geometry)
+        launch("sampler.cu", f"{kernel}_{d}_{self.taps}", points, *arguments, geometry)
