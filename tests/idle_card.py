@@ -5,8 +5,9 @@ Before the others are loaded, each function there is replaced by one that answer
 that has done its work. All above is CuPy's own: names, types, keywords, memory pools, what it
 copies and launches, whether it refuses a capture. Numbers mean nothing.
 
-`python tests/idle_card.py train --device cuda ...` is the command on such a card. At the end it
-writes what happened there.
+`python tests/idle_card.py train --device cuda ...` is the command on such a card, and writes at the
+end what happened there; `python tests/idle_card.py -c PROGRAM` is a program, which knows it as
+`card`.
 """
 
 import collections
@@ -14,10 +15,12 @@ import ctypes
 import json
 import os
 import re
+import subprocess
 import sys
-from unittest import mock
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 TYPES = {
     "PyObject *": ctypes.py_object,
@@ -28,7 +31,6 @@ TYPES = {
     "unsigned int": ctypes.c_uint,
 }
 KERNELS, STREAMS = 1 << 20, 1 << 24  # where their handles begin
-TO_CARD = 1  # cudaMemcpyKind
 
 
 class Card:
@@ -40,7 +42,7 @@ class Card:
         self.launched = collections.Counter()
         self.streams = 0
         self.capturing = None  # the stream that is captured
-        self.captures = self.replays = self.copied_in_capture = 0
+        self.captures = self.replays = self.freed_in_capture = 0
 
     def malloc(self, size):
         block = np.ones(size + 512, np.uint8)  # ones: finite as floats, True as bool
@@ -53,13 +55,12 @@ class Card:
 
     def free(self, address):
         self.memory.pop(address, None)
+        self.freed_in_capture += self.capturing is not None
 
     freeHost = free
 
     def memcpyAsync(self, to, source, size, kind, stream):
         ctypes.memmove(to, source, size)
-        if kind == TO_CARD and stream == self.capturing:
-            self.copied_in_capture += size
 
     def memGetInfo(self):
         return 1 << 33, 1 << 34
@@ -151,7 +152,8 @@ class Idle:
         return Nothing()
 
 
-def main(arguments):
+def install():
+    """Put a card into CuPy, which must not have been imported yet."""
     os.environ["CUPY_CACHE_IN_MEMORY"] = "1"  # what is not compiled here must not be kept
     os.environ["CUPY_ACCELERATORS"] = ""  # CUB is linked to CUDA itself
     from cupy_backends.cuda.api import driver, runtime
@@ -162,19 +164,41 @@ def main(arguments):
     import cupy
     from cupy.cuda import compiler
 
-    from minist import cli
     from minist.cuda import blas
 
     cupy.cuda.set_allocator(None)  # fresh memory for each array: what an isfinite() reads is True
-    with (
-        mock.patch.object(compiler._NVRTCProgram, "compile", lambda *a, **k: (b"", {})),
-        mock.patch.object(compiler, "_preprocess", lambda *a: ""),
-        mock.patch.object(blas, "library", lambda xp: Idle()),
-    ):
-        code = cli.main(arguments)
-    keys = ("captures", "replays", "copied_in_capture", "launched")
-    print(json.dumps({key: getattr(card, key) for key in keys}))
+    compiler._NVRTCProgram.compile = lambda *a, **k: (b"", {})
+    compiler._preprocess = lambda *a: ""
+    blas.library = lambda xp: Idle()
+    return card
+
+
+def main(arguments):
+    card = install()
+    if arguments[0] == "-c":
+        exec(arguments[1], {"card": card})
+        return 0
+    from minist import cli
+
+    code = cli.main(arguments)
+    print(json.dumps({key: getattr(card, key) for key in ("captures", "replays", "launched")}))
     return code
+
+
+def run(*arguments):
+    """Run this script, if CuPy is as it knows it: what it wrote. It must succeed."""
+    cupy = pytest.importorskip("cupy", reason="CuPy itself is to run")
+    if not cupy.__version__.startswith("14."):
+        pytest.skip(f"the card is made for CuPy 14, this is {cupy.__version__}")
+    here = Path(__file__)
+    done = subprocess.run(
+        [sys.executable, here, *arguments],
+        env={**os.environ, "PYTHONPATH": str(here.parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 if __name__ == "__main__":

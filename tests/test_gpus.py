@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
+import idle_card
 import numpy as np
 import pytest
 
@@ -179,7 +180,7 @@ class FakeCuPy:
     """As much of CuPy as a capture touches; notes what is done."""
 
     def __init__(self):
-        self.done, self.pinned = [], None
+        self.done = []
         self.room = 4096  # bytes that the card has left
         self.cuda = SimpleNamespace(
             MemoryPool=lambda allocate: FakePool("private", self.done, allocate),
@@ -188,14 +189,10 @@ class FakeCuPy:
             runtime=SimpleNamespace(CUDARuntimeError=CUDARuntimeError),
             Stream=lambda non_blocking: FakeStream(self.done),
             using_allocator=self.using_allocator,
-            set_pinned_memory_allocator=lambda malloc: setattr(self, "pinned", malloc),
         )
 
     def get_default_memory_pool(self):
         return FakePool("default", self.done, self.memory)
-
-    def get_default_pinned_memory_pool(self):
-        return SimpleNamespace(malloc=lambda size: f"{size} bytes")
 
     def memory(self, size):
         if size > self.room:
@@ -286,19 +283,62 @@ def test_a_capture_frees_nothing(cupy):
     assert "free in private" not in cupy.done
 
 
-def test_a_copy_from_the_host_is_refused_in_the_capturing_thread_alone(cupy):
-    others = []
+def test_cupy_refuses_to_capture_copies():
+    """Of the host's memory a graph would read what is there when it is launched."""
+    idle_card.run(
+        "-c",
+        """
+import cupy
+import numpy as np
+from minist.cuda.graph import Graph
 
-    def work():
-        thread = threading.Thread(target=lambda: others.append(cupy.pinned(8)))
-        thread.start()
-        thread.join()
-        cupy.pinned(8)
+x = cupy.ones(4)
+Graph(cupy, lambda: x + 1.0)
+copies = {
+    "from an array": lambda: cupy.asarray(np.ones(4)),
+    "from an index": lambda: x[[0, 1]],
+    "from addresses": lambda: cupy.concatenate([x] * 9),
+    "to an array": lambda: x.get(),
+    "to a number": lambda: float(x[0]),
+}
+for name, copy in copies.items():
+    copy()
+    try:
+        Graph(cupy, copy)
+    except RuntimeError as error:
+        assert "is capturing" in str(error), error
+    else:
+        raise AssertionError(name)
+""",
+    )
 
-    with pytest.raises(RuntimeError, match="copied from the host"):
-        Graph(cupy, work)
-    assert others == ["8 bytes"]
-    assert cupy.pinned(8) == "8 bytes"  # lifted again
+
+def test_a_full_card_ends_a_capture_on_cupy_itself():
+    idle_card.run(
+        "-c",
+        """
+import cupy
+from minist.cuda.graph import Graph
+
+Memory = cupy.cuda.Memory
+def memory(size):
+    if size > 5000:
+        raise cupy.cuda.runtime.CUDARuntimeError(2)
+    return Memory(size)
+cupy.cuda.Memory = memory
+
+def work():
+    cupy.empty(4000, "u1")  # is given back to the pool
+    return cupy.empty(6000, "u1")
+
+try:
+    Graph(cupy, work)
+except MemoryError:
+    assert card.freed_in_capture == 0
+else:
+    raise AssertionError("it was captured")
+""",
+    )
 
 
 class Replay:

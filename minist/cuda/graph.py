@@ -6,9 +6,8 @@ by one from Python takes longer than they run. A graph starts them all at once.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 
@@ -30,7 +29,8 @@ class Graph:
     Raises
     ------
     NotImplementedError, RuntimeError
-        If it does what cannot be captured, such as CuPy's own matrix products.
+        If it does what cannot be captured: copies from the host or to it, and CuPy's own matrix
+        products. CuPy refuses them.
     MemoryError
         If the card has too little memory left for it.
     """
@@ -42,7 +42,7 @@ class Graph:
         # it, since another thread prepares the next batch there meanwhile.
         # Kept, since cuBLAS stays set to it.
         self.stream = stream = xp.cuda.Stream(non_blocking=True)
-        with xp.cuda.using_allocator(self.pool.malloc), stream, no_copies(xp):
+        with xp.cuda.using_allocator(self.pool.malloc), stream:
             stream.begin_capture()
             try:
                 self.result = function()
@@ -74,24 +74,3 @@ def pool_that_frees_nothing(xp: Any) -> Any:
     pool = xp.cuda.MemoryPool(allocate)
     pool.set_limit(size=0)  # none, whatever CUPY_GPU_MEMORY_LIMIT says
     return pool
-
-
-@contextmanager
-def no_copies(xp: Any) -> Iterator[None]:
-    """Refuse the calling thread copies from the host.
-
-    CuPy copies by way of memory that it uses again for the next: a graph would read, at each
-    launch, whatever lies there by then.
-    """
-    thread, malloc = threading.get_ident(), xp.get_default_pinned_memory_pool().malloc
-
-    def refusing(size: int) -> Any:
-        if threading.get_ident() == thread:
-            raise RuntimeError("an array is copied from the host, which a graph would not repeat")
-        return malloc(size)
-
-    xp.cuda.set_pinned_memory_allocator(refusing)
-    try:
-        yield
-    finally:
-        xp.cuda.set_pinned_memory_allocator(malloc)
