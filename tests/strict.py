@@ -349,7 +349,7 @@ class CUDARuntimeError(RuntimeError):
     pass
 
 
-def no_graph():
+def no_graph(allocator):
     raise NotImplementedError("a strict device captures nothing")
 
 
