@@ -160,8 +160,8 @@ def times(
     ----------
     milliseconds : {name: milliseconds}
         Drawn from the top, in the order given.
-    floor : (name, milliseconds), optional
-        What none of them was expected to go below: a dashed line.
+    floor : (str, float), optional
+        What none of them was expected to go below, and its milliseconds: a dashed line.
     rivals : bool
         They do the same, and the shortest is green. False for the parts of a whole.
     """
