@@ -41,7 +41,7 @@ GRID = 1  # its place among the inputs U, grid and Phi
 class Axis:
     """One axis of the points: which pixels each takes part in, with which weights.
 
-    `x` (points) are normalised coordinates along an axis of `size` pixels. `index` counts from
+    `x` (points) are normalised coordinates along an axis of `size` pixels. `first` counts from
     the first pixel of the padded image to the first tap. `weights` are k(x - pixel), for each tap;
     `derivatives` holds the same for dk/dx and dk/dPhi, as far as they are wanted, and `inputs` the
     numbers of the inputs that they belong to.
@@ -65,11 +65,14 @@ class Axis:
         # see each pixel's own value and slope, not its left neighbour's.
         slack = rounding(x.dtype, size)
         m = kernel.floor(pixel + slack, taps)
-        t = pixel - m
-        t *= abs(t) > slack
+        self.first = m.astype(xp.int32)
+        self.first += self.margin + taps[0]
+        t = xp.subtract(pixel, m, out=m)
         if len(taps) % 2:
+            t *= abs(t) > slack
             t = xp.maximum(t, -0.5)  # not beyond by rounding, where a box would be 0
-        self.index = m.astype(xp.intp) + (self.margin + taps[0])
+        else:
+            t *= t > slack  # at least -slack as it is
         values = list(phi.values())
         self.weights = kernel.weights(t, *values)
         derivatives = {}
@@ -117,15 +120,15 @@ def into_image(
             sign = sign * ((pixel >= 0) & (pixel <= size - 1))
             pixel = xp.clip(pixel, 0, size - 1)
         return pixel, sign
-    # fmax and fmin take the other number when one is NaN.
+    # fmax and fmin take the other number when one is NaN; clip does not, but is quicker than fmin.
     if padding_mode == "border" and kernel.narrow:
-        pixel = xp.fmin(xp.fmax(x, 0.0), size - 1.0)
+        pixel = xp.clip(xp.fmax(x, 0.0), 0.0, size - 1.0)
         return pixel, ((pixel > 0) & (pixel < size - 1)).astype(x.dtype)
     # From the first pixel to the last whose taps are all in the border of the padded image.
     taps = kernel.taps()
     lowest = -float(margin + taps[0])
     highest = float(size + margin - 1 - taps[-1])
-    pixel = xp.fmin(xp.fmax(x, lowest), highest)
+    pixel = xp.clip(xp.fmax(x, lowest), lowest, highest)
     return pixel, None if padding_mode == "zeros" else (pixel == x).astype(x.dtype)
 
 
@@ -175,7 +178,7 @@ class GridSample(Function):
             self.on_card = Sampler(taps, padding, align_corners, a)
             self.inputs = u, grid, len(phi)
             return self.on_card.forward(u, grid)
-        n, sizes = len(grid), u.shape[2:]
+        sizes = u.shape[2:]
         d = len(sizes)
         self.num_phi = len(phi)
         numbered = iter(enumerate((p.astype(grid.dtype) for p in phi), start=GRID + 1))
@@ -211,11 +214,7 @@ class GridSample(Function):
         # Steps in the padded image, flattened to (C, sizes and batch).
         inner = padded.shape[1:]
         self.steps = [prod(inner[i + 1 :]) for i in range(d)]
-        self.index = sum(
-            axis.index * step for axis, step in zip(self.axes, self.steps, strict=True)
-        )
-        if len(u) == n:  # else one image for all
-            self.index = (self.index.reshape(self.points_shape) + xp.arange(n)).ravel()
+        self.index = self.first_taps(inner).astype(xp.intp)
         flat = padded.reshape(len(padded), prod(inner))
 
         v, *self.derivatives = self.interpolate(flat, 0, 0)  # Eq. (3)
@@ -225,6 +224,20 @@ class GridSample(Function):
         """Whether it is one of the three kernels with a CUDA kernel, for all axes, not learnt."""
         plain = type(kernels[0]) in (Nearest, Bilinear, Bicubic) and len(set(kernels)) == 1
         return plain and True not in self.needs_grad[GRID + 1 :]
+
+    def first_taps(self, inner: tuple[int, ...]) -> Array:
+        """Where each point's first tap is in the flattened `inner`, (*sizes, N) or (*sizes, 1)."""
+        xp = array_module(self.axes[0].first)
+        integer = xp.int32 if prod(inner) < 2**31 else xp.int64  # half the bytes, where they do
+        place = self.axes[0].first.astype(integer)
+        for axis, size in zip(self.axes[1:], inner[1:], strict=False):
+            place *= size
+            place += axis.first
+        images = inner[-1]
+        if images == 1:
+            return place
+        place *= images
+        return (place.reshape(self.points_shape) + xp.arange(images, dtype=integer)).ravel()
 
     @property
     def margins(self) -> list[int]:

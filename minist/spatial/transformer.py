@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ class SpatialTransformer(nn.Module):
         Of the last forward in the calling thread, with their gradients' history: for looking at,
         and theta for feeding forward as the pose of what was seen. They are held until the next
         forward; under `no_grad`, without history.
+    outside : (N,) or None
+        The share of each image's points that lay outside it; of k parallel transformers (N, k).
 
     Raises
     ------
@@ -99,6 +102,18 @@ class SpatialTransformer(nn.Module):
     def grid(self) -> Tensor | None:
         return self.last("grid")
 
+    @property
+    def outside(self) -> Array | None:
+        if self.grid is None:
+            return None
+        known = self.last("outside")
+        if known is None:
+            grid = self.grid.data
+            before = grid.ndim - 1 - self.transformation.dimensions  # N, or N and k
+            known = points_outside(grid, before) / max(prod(grid.shape[before:-1]), 1)
+            self.remember(theta=self.theta, grid=self.grid, outside=known)
+        return known
+
     def forward(self, u: Any) -> Tensor:
         theta = self.localise(u)  # Sect. 3.1
         for _ in range(self.iterations - 1):
@@ -106,7 +121,7 @@ class SpatialTransformer(nn.Module):
             theta = self.transformation.compose(theta, self.localise(seen))
         grid = self.grid_of(theta, self.output_size or u.shape[2:])  # Sect. 3.2
         self.remember(theta=theta, grid=grid)
-        self.watch(grid)
+        self.watch()
         return self.sample(u, grid)  # Sect. 3.3
 
     def localise(self, u: Any) -> Tensor:
@@ -133,11 +148,11 @@ class SpatialTransformer(nn.Module):
             u, grid, self.mode, self.padding_mode, self.align_corners, self.antialias
         )
 
-    def watch(self, grid: Tensor) -> None:
+    def watch(self) -> None:
         """Warn, once, when most images are no longer looked at; on a GPU, note it."""
         if self.training and not self.warned:
-            lost = points_outside(grid).mean(axis=tuple(range(1, grid.ndim - 1))) > 0.5
-            drifted = lost.sum() > len(lost) / 2
+            lost = (self.outside > 0.5).sum(axis=0)  # images, of each transformer
+            drifted = (lost > len(self.outside) / 2).any()
             if is_cupy(drifted):
                 nn.lasting(lambda: self.note(drifted))
             elif drifted:
@@ -227,8 +242,7 @@ class ParallelTransformers(SpatialTransformer):
         size = self.output_size or u.shape[2:]
         grids = [self.grid_of(theta[:, i], size) for i in range(self.k)]
         self.remember(theta=theta, grid=F.stack(grids, axis=1))
-        for grid in grids:
-            self.watch(grid)
+        self.watch()
         outputs = [self.sample(u, grid) for grid in grids]
         return F.concatenate(outputs, axis=1) if self.concatenate else outputs
 
@@ -245,19 +259,23 @@ class ParallelTransformers(SpatialTransformer):
         return F.stack(thetas, axis=1)
 
 
-def points_outside(grid: Tensor) -> Array:
-    """Which points of a grid (..., d) lie outside the image, (...) of bool; NaN does."""
-    return ~(abs(grid.data) <= 1).all(axis=-1)
+def points_outside(grid: Array, first: int) -> Array:
+    """How many points of a grid (..., d) lie outside the image, over the axes from `first` on.
+
+    NaN does.
+    """
+    outside = ~(abs(grid) <= 1).all(axis=-1)
+    axes = tuple(range(first, outside.ndim))
+    return outside.view(np.int8).sum(axis=axes)  # twice as quick as of bool
 
 
 def share_outside(grid: Tensor) -> Array:
     """The share of a grid's points that lie outside the image, 0..1, a 0-d array; 0 without points.
 
     A transformer that drifts off its image gets no gradient to come back by; this is how its
-    training fails, and what to watch.
+    training fails, and what to watch. `SpatialTransformer.outside` is the share of each image.
     """
-    outside = points_outside(grid)
-    return outside.sum() / max(outside.size, 1)
+    return points_outside(grid.data, 0) / max(prod(grid.shape[:-1]), 1)
 
 
 def outside_penalty(grid: Tensor) -> Tensor:

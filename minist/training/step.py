@@ -25,7 +25,7 @@ from .. import functional as F
 from .. import nn
 from ..autograd import Edge, Function, Tensor, grad, no_grad
 from ..backend import Array, array_module, num_threads, random_state
-from ..spatial import SpatialTransformer, share_outside
+from ..spatial import SpatialTransformer
 from .parallel import Group
 
 
@@ -154,6 +154,7 @@ def training_step(
         The processes that take the step together, each with its part of this batch.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    watched = transformers(model)
     n, mine = len(labels), group.part(len(labels))
     images, labels = images[mine], labels[mine]
     before = mine.start // micro_batches.size  # micro-batches of other processes
@@ -163,7 +164,7 @@ def training_step(
         with random_state(rng), nn.deferred() as effects:
             logits = model(Tensor(images[part]))
             loss = F.cross_entropy(logits, labels[part], reduction="sum")
-            shown = report(model, logits, loss, labels[part])
+            shown = report(watched, logits, loss, labels[part])
             return shown, grad(loss * (1 / n), parameters), effects
 
     results = micro_batches.map(forward_backward, len(labels))
@@ -199,19 +200,22 @@ def evaluation_step(
     micro_batches : MicroBatches
         An open pool.
     """
+    watched = transformers(model)
 
     def forward(number: int, part: slice) -> Report:
         with no_grad():  # each thread has its own
             logits = model(Tensor(images[part]))
             loss = F.cross_entropy(logits, labels[part], reduction="sum")
-            return report(model, logits, loss, labels[part])
+            return report(watched, logits, loss, labels[part])
 
     return sum_in_order(micro_batches.map(forward, len(labels)))
 
 
-def report(model: nn.Module, logits: Tensor, loss: Tensor, labels: Array) -> Report:
-    """What a micro-batch showed, from its logits and the sum of its losses."""
-    shares = [share_outside(st.grid) for st in transformers(model)]
+def report(
+    watched: list[SpatialTransformer], logits: Tensor, loss: Tensor, labels: Array
+) -> Report:
+    """What a micro-batch showed, from its logits, the sum of its losses and its transformers."""
+    shares = [st.outside.mean() for st in watched]
     return Report(
         loss=loss.data,
         errors=(logits.data.argmax(axis=1) != labels).sum(),
