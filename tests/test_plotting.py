@@ -437,16 +437,25 @@ def test_volumes_without_a_transformer_have_no_box():
 
 
 def test_confusion_counts_rows_as_truth_and_columns_as_answers():
-    figure = plotting.confusion(np.array([0, 0, 1, 2, 2, 2]), np.array([0, 2, 1, 0, 0, 2]), 3)
+    labels = np.array([0, 0, 1, 2, 2, 2])
+    figure = plotting.confusion(labels, {"net": np.array([0, 2, 1, 0, 0, 2])}, 3)
     (ax,) = figure.axes
     counts = {text.get_position(): int(text.get_text()) for text in ax.texts}  # (column, row)
     assert counts == {(0, 0): 1, (2, 0): 1, (1, 1): 1, (0, 2): 2, (2, 2): 1}
     np.testing.assert_array_equal(ax.images[0].get_array(), [[0, 0, 1], [0, 0, 0], [2, 0, 0]])
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("taken for", "is")
+    assert ax.get_title() == "net"
+
+
+def test_confusions_side_by_side_have_one_scale():
+    labels = np.array([0, 0, 0, 1])
+    figure = plotting.confusion(labels, {"bad": [1, 1, 1, 1], "good": np.array([0, 0, 1, 1])}, 2)
+    assert [ax.get_title() for ax in figure.axes] == ["bad", "good"]
+    assert [ax.images[0].get_clim() for ax in figure.axes] == [(0, 3), (0, 3)]
 
 
 def test_confusion_without_a_mistake_has_no_shade():
-    ax = plotting.confusion(np.arange(3), tensor(np.arange(3.0)).data.astype(int), 3).axes[0]
+    ax = plotting.confusion(np.arange(3), {"net": np.arange(3)}, 3).axes[0]
     assert not ax.images[0].get_array().any()
     assert len(ax.texts) == 3
 
@@ -478,3 +487,14 @@ def test_times_are_bars_from_the_top_the_shortest_in_green():
         False,
     ]
     assert ax.yaxis_inverted()
+
+
+def test_times_of_parts_have_no_winner():
+    (ax,) = plotting.times({"one": 3.0, "other": 1.0}, rivals=False).axes
+    assert {to_hex(bar.get_facecolor()) for bar in ax.patches} == {plotting.BLUE.lower()}
+
+
+def test_a_floor_of_times_is_a_line_with_its_name():
+    (ax,) = plotting.times({"one": 3.0, "other": 1.0}, floor=("products", 2.0)).axes
+    assert list(ax.lines[0].get_xdata()) == [2, 2]
+    assert "products, 2 ms" in [text.get_text() for text in ax.texts]

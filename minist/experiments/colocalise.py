@@ -2,7 +2,7 @@
 
 All images of a set show the same digit somewhere; which, nobody says. A transformer crops each
 image and learns to make any two crops look more alike, to a CNN that knows digits, than a crop and
-a random piece of the same image.
+a random piece of an image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from ..datasets import MNIST, Images, batches, scattered
 from ..datasets.distortions import as_floats
 from ..models import CNN
 from ..models.colocalisation import CROP, Encoder, locator, scale_of
-from ..models.distorted_mnist import FILTERS
 from ..spatial import SpatialTransformer, grid_sample, outside_penalty
 from ..training import Experiment, RunError, difference, explained, setting
 from .jobs import machine, read_result, write_result
@@ -35,6 +34,7 @@ from .table1_page import markdown
 
 # Digits found in per cent, from the appendix.
 PAPER = {"T": [100] * 10, "TC": [81, 82, 88, 75, 94, 84, 93, 85, 89, 87]}
+ENCODER_FILTERS = 32  # of the digit CNN; the paper has 32 to 64
 FOUND = 0.5  # IoU from which on a box counts
 MOMENTS = 6  # at which a run looks at all of its images
 PICTURED = 6  # images of a run whose boxes are kept
@@ -48,10 +48,13 @@ class Colocalisation:
     digit: int = setting(0, "of the set", least=0)
 
     images: int = setting(100, "in the set", least=2)
-    steps: int = setting(600, "of the training", least=1)
+    steps: int = setting(1500, "of the training", least=1)
     batch_size: int = setting(50, "images a step", least=2)
-    pairs: int = setting(4, "partners of each image in a step", least=1)
-    lr: float = setting(1e-2, "the learning rate at its highest; it falls along a cosine", least=0)
+    lr: float = setting(3e-3, "the learning rate at its highest; it falls along a cosine", least=0)
+    near: float = setting(
+        0.3, "weight of the distance between found crops; the paper's is 1", least=0
+    )
+    jitter: float = setting(7.0, "pixels that windows are moved by at first, at random", least=0)
     margin: float = setting(1.0, "of the hinge, in squares of an encoding's length", least=0)
     outside: float = setting(10.0, "weight of the penalty for looking outside", least=0)
     seed: int = setting(0, "of the images, the first weights and all that is random", least=0)
@@ -123,7 +126,7 @@ class Study:
         """The CNN of Sect. 4.1, trained on digits as they are; kept in the runs' folder."""
         path = self.runs / "digit-cnn.safetensors"
         with random_state(np.random.default_rng(0)):
-            cnn = CNN((1, *CROP), FILTERS)
+            cnn = CNN((1, *CROP), ENCODER_FILTERS)
         if path.is_file():
             nn.load(cnn, path)
             return cnn
@@ -175,12 +178,7 @@ def images_of(job: Colocalisation, digits: MNIST) -> tuple[np.ndarray, np.ndarra
 
 
 def colocalise(job: Colocalisation, digits: MNIST, encoder: Encoder, bar: tqdm) -> dict[str, Any]:
-    """Train a transformer on a set and see how many of its digits it has found.
-
-    The loss is of the appendix: max(0, |e(T_n) - e(T_m)|^2 - |e(T_n) - e(rand_n)|^2 + 1). In its
-    first part encodings have length 1 and crops learn where to be; then the softness rises, and
-    they learn how large.
-    """
+    """Train a transformer on a set and see how many of its digits it has found."""
     images, corners = images_of(job, digits)
     size = images.shape[-1]
     with random_state(np.random.default_rng(job.seed)):
@@ -190,18 +188,20 @@ def colocalise(job: Colocalisation, digits: MNIST, encoder: Encoder, bar: tqdm) 
     rng = np.random.default_rng([job.seed, 1])
     truth, moments, since = true_boxes(corners), [], time.perf_counter()
     for step in range(job.steps):
-        encoder.softness = softness(step / job.steps)
-        chosen = rng.permutation(len(images))[: job.batch_size]
-        some, n = images[chosen], len(chosen)
-        crops = encoder(st(Tensor(some)))
+        some = images[rng.permutation(len(images))[: job.batch_size]]
+        n = len(some)
+        theta = st.localise(Tensor(some))
+        noise = rng.normal(0, jitter(job, step / job.steps) / ((size - 1) / 2), (n, 2))
+        theta = theta + Tensor(np.pad(noise, [(0, 0), (1, 0)]).astype(np.float32))
+        grid = st.grid_of(theta, CROP)
+        crops = encoder(st.sample(some, grid))
         with no_grad():
-            grid = st.transformation.grid(random_crops(n, size, rng), CROP)
-            random = encoder(grid_sample(some, grid))
-        partners = [np.roll(np.arange(n), k + 1) for k in range(job.pairs)]
-        losses = [F.triplet_hinge_loss(crops, crops[m], random, job.margin) for m in partners]
-        loss = sum(losses[1:], losses[0]) * (1 / job.pairs)
+            random = encoder(
+                grid_sample(some, st.transformation.grid(random_crops(n, size, rng), CROP))
+            )
+        loss = contrast(crops, random, job.near, job.margin)
         optimizer.zero_grad()
-        (loss + job.outside * outside_penalty(st.grid)).backward()
+        (loss + job.outside * outside_penalty(grid)).backward()
         optimizer.step()
         schedule.step()
         bar.update()
@@ -227,9 +227,26 @@ def colocalise(job: Colocalisation, digits: MNIST, encoder: Encoder, bar: tqdm) 
     }
 
 
-def softness(progress: float) -> float:
-    """Of encodings, in units of a digit's: 0.02 for 3 tenths of the training, then up to 2."""
-    return 0.02 * 100 ** min(max((progress - 0.3) / 0.5, 0), 1)
+def contrast(crops: Tensor, random: Tensor, near: float, margin: float) -> Tensor:
+    """The triplet hinge over all pairs of found crops' encodings (N, D); a 0-d tensor.
+
+    max(0, near |e(T_n) - e(T_m)|^2 - |e(T_n) - e(rand)|^2 + margin), its second distance the mean
+    over all random crops (M, D): a batch's mean is less noisy than a single one, and what first
+    tells digits from the rest is a small difference between means.
+    """
+    far = squared_distances(crops, random).mean(axis=1, keepdims=True)
+    return F.relu(squared_distances(crops, crops) * near - far + margin).mean()
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """|a_n - b_m|^2 of all rows of (N, D) and (M, D), (N, M)."""
+    lengths = (a * a).sum(axis=1, keepdims=True) + (b * b).sum(axis=1, keepdims=True).T
+    return lengths - 2.0 * (a @ b.T)
+
+
+def jitter(job: Colocalisation, progress: float) -> float:
+    """Standard deviation in pixels by which windows are moved: none in the last fifth."""
+    return job.jitter * max(1 - progress / 0.8, 0)
 
 
 def random_crops(n: int, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -301,7 +318,7 @@ spatial transformer learns to crop it all the same (the paper's appendix).
 {table}
 
 ```sh
-minist colocalise                                # all twenty sets
+minist colocalise --seed 1                       # all twenty sets
 minist colocalise --distortions T --digits 3 7   # some of them
 minist colocalise --report                       # only write this page
 ```
@@ -310,21 +327,35 @@ minist colocalise --report                       # only write this page
 
 - **The transformer** is of the attention type: a square window, whose scale is learnt. It starts \
 at the whole image and crops 28x28.
-- **The loss** compares crops of two images n and m, and a random 28x28 crop of n, by the \
-activations of a CNN trained on digits as they are, each concatenated to one encoding e:
+- **The loss** compares the crops T of two images n and m, and random 28x28 crops, by the \
+activations e of a CNN trained on digits as they are, those of an empty crop taken off, in units \
+of a digit's length. In each batch all pairs are compared, with the mean over all random crops:
 
-$$\\max(0, |e(T_n) - e(T_m)|^2 - |e(T_n) - e(rand_n)|^2 + 1)$$
+$$\\max(0, w |e(T_n) - e(T_m)|^2 - |e(T_n) - e(rand)|^2 + 1)$$
 
-- **The encodings** are less those of an empty crop, and divided by $\\sqrt{{|e|^2 + \\epsilon}}$. \
-That is an assumption. With activations as they are, in every setting tried, windows left the \
-digit or looked from afar, since empty crops are the most alike of all. With a small \
-$\\epsilon$ encodings have length 1, and windows line up with the digits at any scale; $\\epsilon$ \
-then grows, large and clear digits count more, and the windows close in on them.
-- **Two guards**, neither in the paper: a penalty for looking outside, and no window smaller than \
-its 28x28 output. Digits come in 28x28, so the second also gives away the size of what is sought; \
-in trials without it, windows on 1s shrank to a part of the digit.
-- The settings were chosen on sets of seeds 0 and 5, and by how many digits were found in them: \
-run others (`--seed 1`) for a fair count.
+- **The weight w** is 0.3; the paper's loss is that of w = 1. Without the hinge, and with means \
+and variances over the set, the loss is $(2w - 1) Var(e) - |mean(e) - mean(e(rand))|^2$ but for \
+a constant. With w = 1 windows gain most by being alike, and the emptiest are the most alike of \
+all; below 1/2 what counts is to differ from the background. A search over all places of 60 \
+images on TC (3s, eight random starts, each window moved to where the loss is least) ended on \
+empty places every time with w = 1, and found 98 to 100 % of the digits every time with w = 1/2. \
+Encodings of length 1 do not help: there, with w = 1/2, all eight ended on something else.
+- **Windows are moved at random**, by a normal deviate of 7 pixels that falls to zero over the \
+first four fifths of the training, so that those beside a digit notice it.
+- **The localisation net** has 112 units in each of its two hidden layers, 100,000 parameters in \
+all, as the paper says of its own; the paper's list of layers, with 8 units, makes 7,000.
+- What each brought, 3s on TC, seed 0, % found: w = 1/2, 8 units, rate 0.01, 600 steps: 4; \
+windows moved by 10 pixels besides: 8; w = 0.3, and all pairs of a batch in place of four \
+partners: 51; rate 0.005 and 1500 steps: 86. With 32 units 83 after 800 steps; with 112, moved \
+by 7 pixels, at rate 0.003, 85 after 600 and 94 after 1500. A CNN trained on digits among \
+clutter was tried once, with 8 units and a margin of 2: 71 after 1200. These trials held the \
+scale at 28 pixels; learnt from the whole image on, it came to the same (84 and 85 after 600 \
+steps).
+- **Two guards**, neither in the paper: a penalty for looking outside, and no window smaller \
+than its 28x28 output. Digits come in 28x28, so the second also gives away the size of what is \
+sought: without it windows shrank to parts of the digit, and 32 % were found.
+- The settings were chosen on the sets of 1 and 3 of seed 0, by how many digits were found in \
+them; the table is of seed 1. The digit CNN has 32 filters, and learns for two epochs.
 - The box of a digit is the 28x28 of its MNIST image; Adam in place of SGD.
 """
 

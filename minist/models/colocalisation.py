@@ -32,6 +32,9 @@ class NoCloser(nn.Module):
         return F.concatenate([F.clip(theta[:, :1], low=self.least), theta[:, 1:]], axis=1)
 
 
+UNITS = 112  # in each hidden layer: 100,000 parameters in all, as the paper says of its own
+
+
 def locator(size: int) -> SpatialTransformer:
     """Crops 28x28 of images (N, 1, size, size), at first the whole: where from is to be learnt."""
     attention, left = Attention(), ((size - 9) // 4 + 2) // 2
@@ -40,11 +43,11 @@ def locator(size: int) -> SpatialTransformer:
         nn.MaxPool2d(2, ceil_mode=True),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(8 * left**2, 8),
+        nn.Linear(8 * left**2, UNITS),
         nn.ReLU(),
-        nn.Linear(8, 8),
+        nn.Linear(UNITS, UNITS),
         nn.ReLU(),
-        ThetaRegression(8, attention),
+        ThetaRegression(UNITS, attention),
         NoCloser(scale_of(CROP[0], size)),
     )
     return SpatialTransformer(localisation, attention, CROP)
@@ -58,14 +61,8 @@ def scale_of(window: int, size: int) -> float:
 class Encoder(nn.Module):
     """Crops (N, 1, 28, 28) to encodings (N, D), made of what the CNN's weight layers give.
 
-    Its activations a (both convolutions', pooled, and the logits) less those of an empty crop, a0,
-    squares in units of what they are for a digit, are shortened:
-
-        e = (a - a0) / sqrt(|a - a0|^2 + softness)
-
-    With a small softness all encodings have length 1, but for empty crops. It counts what is seen
-    and not how much, or to look at nothing would be the best way of being alike. With a large one
-    the encodings are the activations themselves, and large, clear things count more.
+    Its activations (both convolutions', pooled, and the logits) less those of an empty crop, in
+    units in which the mean square length of a digit's is 1.
 
     Parameters
     ----------
@@ -83,7 +80,6 @@ class Encoder(nn.Module):
             self.empty = self.activations(np.zeros((1, 1, *CROP), np.float32)).numpy()
             seen = self.activations(digits).numpy() - self.empty
         self.unit = float((seen**2).sum(axis=1).mean())
-        self.softness = 0.0
 
     def activations(self, crops: Any) -> Tensor:
         """(N, D), of the three weight layers."""
@@ -93,5 +89,4 @@ class Encoder(nn.Module):
         return F.concatenate([flatten(first), second, logits(second)], axis=1)
 
     def forward(self, crops: Any) -> Tensor:
-        a = (self.activations(crops) - Tensor(self.empty)) * self.unit**-0.5
-        return a / F.sqrt((a * a).sum(axis=1, keepdims=True) + self.softness)
+        return (self.activations(crops) - Tensor(self.empty)) * self.unit**-0.5

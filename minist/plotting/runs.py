@@ -149,21 +149,33 @@ def curves(
     return figure
 
 
-def times(milliseconds: Mapping[str, float]) -> Figure:
+def times(
+    milliseconds: Mapping[str, float],
+    floor: tuple[str, float] | None = None,
+    rivals: bool = True,
+) -> Figure:
     """How long each of several things took: a bar for each.
 
     Parameters
     ----------
     milliseconds : {name: milliseconds}
-        Drawn from the top, in the order given; the shortest is green.
+        Drawn from the top, in the order given.
+    floor : (str, float), optional
+        What none of them was expected to go below, and its milliseconds: a dashed line.
+    rivals : bool
+        They do the same, and the shortest is green. False for the parts of a whole.
     """
     names, values = list(milliseconds), list(milliseconds.values())
     size = (6.4, 0.3 * len(names) + 0.7)
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     ax = figure.subplots()
-    colours = [GREEN if value == min(values) else BLUE for value in values]
+    colours = [GREEN if rivals and value == min(values) else BLUE for value in values]
     bars = ax.barh(names, values, color=colours, height=0.7)
     ax.bar_label(bars, [f"{value:.3g} ms" for value in values], padding=3, fontsize=8)
+    if floor is not None:
+        name, value = floor
+        ax.axvline(value, color=GREY, linewidth=1, linestyle="--")
+        ax.text(value, -0.6, f"{name}, {value:.3g} ms", color=GREY, fontsize=8, ha="center")
     ax.set_xlim(0, 1.15 * max(values))
     ax.set_xlabel("milliseconds")
     ax.invert_yaxis()
@@ -172,35 +184,40 @@ def times(milliseconds: Mapping[str, float]) -> Figure:
     return figure
 
 
-def confusion(labels: Array, predicted: Array, classes: int = 10) -> Figure:
-    """How often each class (a row) was taken for each other (a column).
+def confusion(labels: Array, predicted: Mapping[str, Array], classes: int = 10) -> Figure:
+    """How often each class (a row) was taken for each other (a column), by each of some networks.
 
-    What is right, the diagonal, is only counted; the shades are those of the mistakes.
+    What is right, the diagonal, is only counted; the shades are those of the mistakes, and mean the
+    same in every panel.
 
     Parameters
     ----------
-    labels, predicted : (N,)
+    labels : (N,)
+    predicted : {name: (N,)}
+        A panel for each.
     classes : int
     """
-    labels, predicted = as_array(labels), as_array(predicted)
-    counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (labels, predicted), 1)
+    counts = np.zeros((len(predicted), classes, classes), int)
+    for of_one, answers in zip(counts, predicted.values(), strict=True):
+        np.add.at(of_one, (as_array(labels), as_array(answers)), 1)
     mistakes = np.where(np.eye(classes, dtype=bool), 0, counts)
-    side = 0.36 * classes + 0.8
-    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
-    ax = figure.subplots()
-    most = max(mistakes.max(), 1)
-    ax.imshow(mistakes, cmap="Blues", vmin=0, vmax=most)
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
-            dark = mistakes[row, column] > most / 2
-            colour = GREY if row == column else "white" if dark else "black"
-            ax.text(column, row, count, ha="center", va="center", color=colour, fontsize=7)
-    ax.set_xticks(range(classes))
-    ax.set_yticks(range(classes))
-    ax.set_xlabel("taken for")
-    ax.set_ylabel("is")
-    ax.tick_params(length=0)
+    side, most = 0.36 * classes + 0.8, max(mistakes.max(), 1)
+    size = (side * len(predicted), side + 0.2)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    axes = figure.subplots(1, len(predicted), squeeze=False)[0]
+    for ax, name, of_one, wrong in zip(axes, predicted, counts, mistakes, strict=True):
+        ax.imshow(wrong, cmap="Blues", vmin=0, vmax=most)
+        for (row, column), count in np.ndenumerate(of_one):
+            if count:
+                dark = wrong[row, column] > most / 2
+                colour = GREY if row == column else "white" if dark else "black"
+                ax.text(column, row, count, ha="center", va="center", color=colour, fontsize=7)
+        ax.set_title(name, fontsize=10)
+        ax.set_xticks(range(classes))
+        ax.set_yticks(range(classes))
+        ax.set_xlabel("taken for")
+        ax.set_ylabel("is")
+        ax.tick_params(length=0)
     return figure
 
 

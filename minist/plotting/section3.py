@@ -87,7 +87,11 @@ def basis(rows: Array, titles: Sequence[str], columns: int = 6) -> Figure:
         if row.min() < 0 < row.max():
             ax.contour(row, levels=[0], colors=GREY, linewidths=0.7)
         ax.set_title(title, fontsize=9)
-    for ax in axes:
+        ax.set_xticks([])
+        ax.set_yticks([])
+        for spine in ax.spines.values():
+            spine.set_color("#BBBBBB")
+    for ax in axes[len(rows) :]:
         ax.set_axis_off()
     return figure
 
