@@ -626,6 +626,18 @@ class PerImage(nn.Module):
         return F.stack([zero + 1.0, zero, u[:, 0, 0, 0], zero, zero + 1.0, zero], axis=1)
 
 
+def test_the_share_outside_is_known_for_each_image():
+    st = drifter().eval()
+    assert st.outside is None
+    images = np.zeros((3, 1, 4, 5), np.float32)
+    images[:, 0, 0, 0] = 0, 1, 5  # columns -1, -0.5, 0, 0.5, 1: none, two and all outside
+    st(images)
+    np.testing.assert_allclose(st.outside, [0, 0.4, 1])
+    assert share_outside(st.grid) == pytest.approx(1.4 / 3)
+    st(images[:1])
+    np.testing.assert_allclose(st.outside, [0])  # not the last forward's
+
+
 def images_of(shifts):
     u = np.zeros((len(shifts), 1, 8, 8), np.float32)
     u[:, 0, 0, 0] = shifts
