@@ -1,7 +1,8 @@
 """Every operation, each in one class: `forward` and the derived `backward` side by side.
 
-`import minist.functional as F` and call them as functions on tensors. Importing this package also
-gives `Tensor` its operators and methods.
+`import minist.functional as F` and call them as functions on tensors: what networks are made of
+with PyTorch's names and arguments, arithmetic, reductions and shapes with NumPy's. Importing this
+package also gives `Tensor` its operators and methods.
 """
 
 from .activation import bias_relu, leaky_relu, log_softmax, relu, sigmoid, softmax, tanh

@@ -484,9 +484,10 @@ def reshape(x: Any, *shape: Any) -> Tensor:
 
 
 def transpose(x: Any, *axes: Any) -> Tensor:
-    """The axes in the order given, reversed by default (as `numpy.transpose`): another shape.
+    """The axes in the order given, reversed by default, as `numpy.transpose`: another shape.
 
-    Raises ValueError unless each axis is named once.
+    All of them are named: `transpose(x, 0, 2, 1)` swaps the last two of three, where PyTorch's
+    would name those two alone. Raises ValueError unless each is named once.
     """
     return Transpose.apply(x, axes=_unpacked(axes) or None)
 
