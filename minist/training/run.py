@@ -6,6 +6,7 @@
     checkpoint.previous.safetensors   the one before, should that one ever be damaged
     model.safetensors                 the weights, when training has ended
     result.png                        what the network sees, and how it learnt
+    lock                              held by the process that trains; empty, and left behind
 
 Weights and settings are written beside their place and renamed, so a kill at any moment leaves
 whole files; the log is appended to, and cut back to the checkpoint when a run goes on.
