@@ -65,9 +65,9 @@ class Localisation(nn.Sequential):
         if u.shape[1:] != self.in_shape:
             c, h, w = self.in_shape
             last = u.shape[1:] == (h, w, c)
+            cure = ", which look like (N, H, W, C): transpose(0, 3, 1, 2) mends it" if last else ""
             raise ValueError(
-                f"{type(self).__name__}: expected images (N, {c}, {h}, {w}), got {u.shape}"
-                + last * ", which look like (N, H, W, C): transpose(0, 3, 1, 2) mends it"
+                f"{type(self).__name__}: expected images (N, {c}, {h}, {w}), got {u.shape}{cure}"
             )
         return super().forward(u)
 
