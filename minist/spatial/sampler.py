@@ -20,7 +20,7 @@ there is nothing left to check, pixel by pixel, and nothing can be read out of b
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice, product
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -158,8 +158,6 @@ class GridSample(Function):
     kernel that serves several axes once.
     """
 
-    on_card: Sampler | None = None  # where a CUDA kernel did it
-
     def forward(
         self,
         u: Array,
@@ -170,22 +168,11 @@ class GridSample(Function):
         align_corners: bool,
         antialias: bool,
     ) -> Array:
-        xp = array_module(u)
         check(u, grid, kernels)
-        if cuda.usable(u, grid) and self.has_kernel(kernels) and not antialias:
-            a = phi[0].astype(grid.dtype, copy=False) if phi else None
-            taps, padding = len(kernels[0].taps()), PADDINGS.index(padding_mode)
-            self.on_card = Sampler(taps, padding, align_corners, a)
-            self.inputs = u, grid, len(phi)
-            return self.on_card.forward(u, grid)
         sizes = u.shape[2:]
         d = len(sizes)
         self.num_phi = len(phi)
-        numbered = iter(enumerate((p.astype(grid.dtype) for p in phi), start=GRID + 1))
-        phi_of = {
-            kernel: dict(islice(numbered, len(kernel.parameters())))
-            for kernel in dict.fromkeys(kernels)
-        }
+        phi_of = by_kernel(kernels, [p.astype(grid.dtype) for p in phi])
         points = grid.transpose(-1, *range(1, d + 1), 0)  # (d, *sizes', N): x, y (, z)
         self.points_shape = points.shape[1:]
         self.axes = []
@@ -214,16 +201,11 @@ class GridSample(Function):
         # Steps in the padded image, flattened to (C, sizes and batch).
         inner = padded.shape[1:]
         self.steps = [prod(inner[i + 1 :]) for i in range(d)]
-        self.index = self.first_taps(inner).astype(xp.intp)
+        self.index = self.first_taps(inner).astype(np.intp)
         flat = padded.reshape(len(padded), prod(inner))
 
         v, *self.derivatives = self.interpolate(flat, 0, 0)  # Eq. (3)
         return self.as_images(v)
-
-    def has_kernel(self, kernels: Sequence[Kernel]) -> bool:
-        """Whether it is one of the three kernels with a CUDA kernel, for all axes, not learnt."""
-        plain = type(kernels[0]) in (Nearest, Bilinear, Bicubic) and len(set(kernels)) == 1
-        return plain and True not in self.needs_grad[GRID + 1 :]
 
     def first_taps(self, inner: tuple[int, ...]) -> Array:
         """Where each point's first tap is in the flattened `inner`, (*sizes, N) or (*sizes, 1)."""
@@ -265,10 +247,6 @@ class GridSample(Function):
         return sums
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
-        if self.on_card is not None:
-            u, grid, num_phi = self.inputs
-            gradients = self.on_card.backward(grad, u, grid, *self.needs_grad[: GRID + 1])
-            return *gradients, *[None] * num_phi
         d = len(self.axes)
         g = grad.transpose(1, *range(2, d + 2), 0).reshape(grad.shape[1], len(self.index))
         along: list[Array] = []  # the axes of the image, outermost first
@@ -360,6 +338,43 @@ class BilinearSample(GridSample):
             yield offset + step_x, right
 
 
+class CudaSample(Function):
+    """The same on a GPU, in one pass forward and one backward (`cuda/sampler.cu`)."""
+
+    def forward(
+        self,
+        u: Array,
+        grid: Array,
+        *phi: Array,
+        kernels: Sequence[Kernel],
+        padding_mode: str,
+        align_corners: bool,
+        antialias: bool,
+    ) -> Array:
+        check(u, grid, kernels)
+        a = phi[0].astype(grid.dtype, copy=False) if phi else None
+        taps, padding = len(kernels[0].taps()), PADDINGS.index(padding_mode)
+        self.sampler = Sampler(taps, padding, align_corners, a)
+        self.u, self.grid = u, grid
+        return self.sampler.forward(u, grid)
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        wanted, of_phi = self.needs_grad[: GRID + 1], self.needs_grad[GRID + 1 :]
+        gradients = self.sampler.backward(grad, self.u, self.grid, *wanted)
+        return *gradients, *[None] * len(of_phi)
+
+
+def by_kernel(kernels: Sequence[Kernel], phi: Sequence[Array]) -> dict[Kernel, dict[int, Array]]:
+    """Each kernel's own parameters, by their places among the inputs."""
+    of_kernel: dict[Kernel, dict[int, Array]] = {}
+    start = 0
+    for kernel in dict.fromkeys(kernels):
+        end = start + len(kernel.parameters())
+        of_kernel[kernel] = {GRID + 1 + i: phi[i] for i in range(start, end)}
+        start = end
+    return of_kernel
+
+
 Pairs = list[tuple[int, int]]
 
 
@@ -412,11 +427,10 @@ def check(u: Array, grid: Array, kernels: Sequence[Kernel]) -> None:
     d = u.ndim - 2
     if d not in (2, 3) or grid.ndim != d + 2 or grid.shape[-1] != d:
         last = d == 2 and u.shape[3] in (1, 3, 4) and u.shape[1] > 4
+        cure = "; these look like (N, H, W, C): transpose(0, 3, 1, 2) mends it" if last else ""
         raise ValueError(
             "expected images (N, C, H, W) with a grid (N, H', W', 2), or volumes (N, C, D, H, W) "
-            f"with a grid (N, D', H', W', 3), got {u.shape} and {grid.shape}"
-            + last
-            * "; these look like (N, H, W, C): transpose(0, 3, 1, 2) mends it"
+            f"with a grid (N, D', H', W', 3), got {u.shape} and {grid.shape}{cure}"
         )
     for name, array in (("images", u), ("grid", grid)):
         if array.dtype.kind != "f":
@@ -488,14 +502,18 @@ def grid_sample(
     """
     if padding_mode not in PADDINGS:
         raise ValueError(f"padding_mode must be one of {', '.join(PADDINGS)}, not {padding_mode!r}")
-    points = grid.data if isinstance(grid, Tensor) else grid
+    u, points = (x.data if isinstance(x, Tensor) else x for x in (U, grid))
     if isinstance(mode, list | tuple):
         kernels = [kernel_of(m, device_of(points)) for m in mode]
     else:
         kernels = [kernel_of(mode, device_of(points))] * (np.ndim(points) - 2)
     phi = [p for kernel in dict.fromkeys(kernels) for p in kernel.parameters()]
-    plain = len(kernels) == 2 and all(type(k) is Bilinear for k in kernels) and not antialias
-    operation = BilinearSample if plain else GridSample
+    operation = GridSample
+    if not antialias:
+        if len(kernels) == 2 and all(type(k) is Bilinear for k in kernels):
+            operation = BilinearSample
+        if cuda.usable(u, points) and has_cuda_kernel(kernels, phi):
+            operation = CudaSample
     return operation.apply(
         U,
         grid,
@@ -505,3 +523,9 @@ def grid_sample(
         align_corners=align_corners,
         antialias=antialias,
     )
+
+
+def has_cuda_kernel(kernels: Sequence[Kernel], phi: Sequence[Tensor]) -> bool:
+    """Whether it is one of the three that have one, for all axes, and learns nothing."""
+    one = len(set(kernels)) == 1 and type(kernels[0]) in (Nearest, Bilinear, Bicubic)
+    return one and not any(p.requires_grad for p in phi)
