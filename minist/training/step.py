@@ -126,9 +126,18 @@ class MicroBatches:
     def map(self, function: Callable[[int, slice], Any], n: int) -> list[Any]:
         """[function(number, slice)] for each micro-batch of n images, in order."""
         slices = [slice(i, min(i + self.size, n)) for i in range(0, n, self.size)]
-        if self.threads == 1:  # on a GPU: in the thread that captures a graph
-            return [function(number, part) for number, part in enumerate(slices)]
-        return list(self.pool.map(function, range(len(slices)), slices))
+        results: list[Any] = [None] * len(slices)
+        waiting = iter(enumerate(slices))
+
+        def work() -> None:
+            for number, part in waiting:
+                results[number] = function(number, part)
+
+        helpers = [self.pool.submit(work) for _ in range(min(self.threads, len(slices)) - 1)]
+        work()  # the caller's own thread is one of them: on a GPU the one that captures a graph
+        for helper in helpers:
+            helper.result()
+        return results
 
 
 def training_step(
