@@ -12,7 +12,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
@@ -21,9 +20,9 @@ import numpy as np
 from . import functional as F
 from .autograd import Tensor, tensor
 from .backend import Array, device_of, generator, is_cupy, to_device
+from .effects import lasting
 from .files import load_arrays, save_arrays
 from .functional.convolution import Pair, pair
-from .functional.normalisation import BatchNorm, batch_statistics, update_statistics
 
 
 class Parameter(Tensor):
@@ -80,41 +79,15 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return max(shape[1] * field, 1), max(shape[0] * field, 1)
 
 
-# --- what a forward leaves behind ---------------------------------------------------------------
-
-
-class _Thread(threading.local):
-    def __init__(self) -> None:
-        self.memory: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-        self.deferred: list[Callable[[], None]] | None = None
-
-
-_thread = _Thread()
-
-
-@contextmanager
-def deferred() -> Iterator[list[Callable[[], None]]]:
-    """Collect, in this thread, the lasting effects of forwards instead of applying them.
-
-    Batch norm's running statistics depend on the order of batches. Training that spreads a step
-    over threads collects each micro-batch's effects and applies them in a fixed order.
-    """
-    before, _thread.deferred = _thread.deferred, []
-    try:
-        yield _thread.deferred
-    finally:
-        _thread.deferred = before
-
-
-def lasting(effect: Callable[[], None]) -> None:
-    """Apply an effect of a forward that outlives it: now, or when `deferred` effects are."""
-    if _thread.deferred is None:
-        effect()
-    else:
-        _thread.deferred.append(effect)
-
-
 # --- modules ------------------------------------------------------------------------------------
+
+
+class _Memory(threading.local):
+    def __init__(self) -> None:
+        self.of: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+_memory = _Memory()
 
 
 class Module:
@@ -241,11 +214,11 @@ class Module:
 
     def remember(self, **values: Any) -> None:
         """Keep what the last forward made, for looking at. Each thread has its own."""
-        _thread.memory[self] = values
+        _memory.of[self] = values
 
     def last(self, name: str) -> Any:
         """What the calling thread's last forward remembered; None before the first."""
-        return _thread.memory.get(self, {}).get(name)
+        return _memory.of.get(self, {}).get(name)
 
     def extra_repr(self) -> str:
         """What stands between the parentheses of a layer's repr."""
@@ -525,27 +498,21 @@ class BatchNorm1d(Module):
 
     def forward(self, x: Any) -> Tensor:
         x = x if isinstance(x, Tensor) else tensor(x)
-        if x.dtype.kind != "f":
-            raise TypeError(f"{type(self).__name__}: x must be floating, not {x.dtype}")
         if x.ndim != self.ndim or x.shape[1] != self.weight.size:
             axes = ", H, W" if self.ndim == 4 else ""
             raise ValueError(
                 f"{type(self).__name__}: expected (N, {self.weight.size}{axes}), got {x.shape}"
             )
-        if not self.training:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        mean, var = batch_statistics(x.data)
-        count = x.size // x.shape[1]  # not x itself: it would live until the effect is applied
-        lasting(lambda: self.track(mean, var, count))
-        return BatchNorm.apply(
-            x, self.weight, self.bias, mean=mean, var=var, eps=self.eps, of_batch=True
+        statistics = self.running_mean, self.running_var
+        y = F.batch_norm(
+            x, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps
         )
+        if self.training:
+            lasting(self.count)
+        return y
 
-    def track(self, mean: Array, var: Array, count: int) -> None:
-        """Move the running statistics towards a batch's, whose channels had `count` elements."""
-        update_statistics(self.running_mean, self.running_var, mean, var, count, self.momentum)
+    def count(self) -> None:
+        """One more batch has been seen."""
         self.num_batches_tracked += 1
 
     def extra_repr(self) -> str:

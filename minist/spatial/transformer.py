@@ -13,6 +13,7 @@ from .. import functional as F
 from .. import nn
 from ..autograd import Tensor
 from ..backend import Array, array_module, is_cupy
+from ..effects import lasting
 from .grid import Transformation
 from .kernels import Kernel
 from .sampler import grid_sample
@@ -154,9 +155,9 @@ class SpatialTransformer(nn.Module):
             lost = (self.outside > 0.5).sum(axis=0)  # images, of each transformer
             drifted = (lost > len(self.outside) / 2).any()
             if is_cupy(drifted):
-                nn.lasting(lambda: self.note(drifted))
+                lasting(lambda: self.note(drifted))
             elif drifted:
-                nn.lasting(self.warn)
+                lasting(self.warn)
 
     def note(self, drifted: Array) -> None:
         """Remember on the GPU that the transformer has drifted, for `warn_if_drifted`."""
