@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..files import load_arrays, save_arrays
-from .settings import Experiment, Settings
+from .settings import Experiment, Settings, SettingsBlock
 
 try:
     import fcntl
@@ -196,12 +196,12 @@ class Run:
         return None, None
 
 
-def difference(begun: Experiment, asked: Mapping[str, Any]) -> str | None:
+def difference(begun: SettingsBlock, asked: Mapping[str, Any]) -> str | None:
     """The first of the settings asked for that is another, "epochs = 40, not 50"; None if none.
 
     Parameters
     ----------
-    begun : Experiment
+    begun : SettingsBlock
         Of the run as it was begun.
     asked : mapping of names to values
     """
