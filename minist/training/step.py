@@ -148,6 +148,7 @@ def training_step(
     micro_batches: MicroBatches,
     seed: Sequence[int] = (0,),
     group: Group = Group(),  # noqa: B008  (frozen)
+    label_smoothing: float = 0.0,
 ) -> Report:
     """Leave d(mean cross entropy of the batch)/d(parameter) in every parameter's `grad`.
 
@@ -162,6 +163,8 @@ def training_step(
         What is drawn inside (dropout) comes from a generator of (*seed, number of micro-batch).
     group : Group
         The processes that take the step together, each with its part of this batch.
+    label_smoothing : float
+        See `functional.cross_entropy`; the loss that is reported has it, too.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     watched = transformers(model)
@@ -173,7 +176,7 @@ def training_step(
         rng = np.random.default_rng([*seed, before + number])
         with random_state(rng), deferred() as effects:
             logits = model(Tensor(images[part]))
-            loss = F.cross_entropy(logits, labels[part], reduction="sum")
+            loss = F.cross_entropy(logits, labels[part], "sum", label_smoothing)
             shown = report(watched, logits, loss, labels[part])
             return shown, grad(loss * (1 / n), parameters), effects
 
