@@ -1,17 +1,14 @@
-"""Modules: parameters and the functions that use them, in a tree.
+"""Layers: the modules that networks are made of, and what their weights start with.
 
-A `Module` finds its parameters by looking at its own attributes, so a layer is an ordinary class:
-parameters are made in `__init__`, used in `forward`. Names and layouts are PyTorch's, and weights
-go from one to the other by `state_dict()` or a safetensors file.
+Names and layouts are PyTorch's. What a module is, and how it finds its parameters, is said in
+`module.py`.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import threading
-import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
 
@@ -19,21 +16,36 @@ import numpy as np
 
 from . import functional as F
 from .autograd import Tensor, tensor
-from .backend import Array, device_of, generator, is_cupy, to_device
+from .backend import generator, is_cupy
 from .effects import lasting
 from .files import load_arrays, save_arrays
 from .functional.convolution import Pair, pair
+from .module import Module, Parameter
 
-
-class Parameter(Tensor):
-    """A tensor that a module learns; data as for `tensor`, float32 from numbers and lists.
-
-    With requires_grad=False it is kept, saved and moved with the module, but not learnt.
-    """
-
-    def __init__(self, data: Any, requires_grad: bool = True):
-        super().__init__(tensor(data).data, requires_grad)
-
+__all__ = [
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Biased",
+    "Conv2d",
+    "Dropout",
+    "Flatten",
+    "LeakyReLU",
+    "Linear",
+    "MaxPool2d",
+    "Module",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Tanh",
+    "glorot_uniform",
+    "he_uniform",
+    "load",
+    "save",
+    "small_uniform",
+]
 
 # --- initialisers -------------------------------------------------------------------------------
 
@@ -79,161 +91,7 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return max(shape[1] * field, 1), max(shape[0] * field, 1)
 
 
-# --- modules ------------------------------------------------------------------------------------
-
-
-class _Memory(threading.local):
-    def __init__(self) -> None:
-        self.of: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
-_memory = _Memory()
-
-
-class Module:
-    """A function with parameters, and with modules inside. Subclasses write `forward`.
-
-    Attributes
-    ----------
-    training : bool
-        Set by `train()` and `eval()`; dropout and batch norm behave accordingly.
-    buffers : tuple of str
-        Names of attributes that are arrays to be saved, moved and loaded, but not learnt.
-    """
-
-    training = True
-    buffers: tuple[str, ...] = ()
-
-    def forward(self, *inputs: Any) -> Any:
-        raise NotImplementedError
-
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
-        return self.forward(*inputs, **options)
-
-    def children(self) -> Iterator[tuple[str, Module]]:
-        """(attribute name, module) of the modules directly inside, also those in lists."""
-        for name, value in vars(self).items():
-            if isinstance(value, Module):
-                yield name, value
-            elif isinstance(value, list | tuple):
-                for i, item in enumerate(value):
-                    if isinstance(item, Module):
-                        yield f"{name}.{i}", item
-
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(dotted name, module) of this module and all inside."""
-        yield prefix, self
-        for name, child in self.children():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
-
-    def _named(self, kind: Callable[[Module], Iterator[str]]) -> Iterator[tuple[str, Module, str]]:
-        for prefix, module in self.named_modules():
-            for name in kind(module):
-                yield f"{prefix}.{name}" if prefix else name, module, name
-
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(dotted name, parameter), each parameter once, also where modules share it."""
-        seen = set()
-        for path, module, name in self._named(_parameter_names):
-            parameter = getattr(module, name)
-            if parameter not in seen:
-                seen.add(parameter)
-                yield path, parameter
-
-    def parameters(self) -> list[Parameter]:
-        """All parameters, of this module and of those inside, each once."""
-        return [parameter for _, parameter in self.named_parameters()]
-
-    def count_parameters(self) -> int:
-        """How many numbers the module learns."""
-        return sum(p.size for p in self.parameters() if p.requires_grad)
-
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        for parameter in self.parameters():
-            parameter.grad = None
-
-    def train(self, mode: bool = True) -> Module:
-        """Set `training` here and in all modules inside; returns the module."""
-        for _, module in self.named_modules():
-            module.training = mode
-        return self
-
-    def eval(self) -> Module:
-        """The opposite of `train`: dropout does nothing, batch norm uses its running statistics."""
-        return self.train(False)
-
-    def to(self, device: str) -> Module:
-        """Move parameters and buffers to "cpu" or "cuda", in place."""
-        for parameter in self.parameters():
-            parameter.data = to_device(parameter.data, device)
-            parameter.grad = None
-        for _, module, name in self._named(lambda m: iter(m.buffers)):
-            setattr(module, name, to_device(getattr(module, name), device))
-        return self
-
-    def state_dict(self) -> dict[str, Array]:
-        """Dotted name -> array (not copied) of every parameter and buffer."""
-        state = {
-            path: getattr(module, name).data for path, module, name in self._named(_parameter_names)
-        }
-        for path, module, name in self._named(lambda m: iter(m.buffers)):
-            state[path] = getattr(module, name)
-        return state
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy arrays into parameters and buffers, keeping each one's dtype and device.
-
-        Parameters
-        ----------
-        state : mapping of name to array
-            Arrays of either backend, or what NumPy can read, such as PyTorch's tensors.
-
-        Raises
-        ------
-        ValueError
-            If a name is missing, unknown, of another shape, or no array of numbers. All at
-            fault are named, and nothing is copied.
-        """
-        own = self.state_dict()
-        faults = [f"{name} is missing" for name in own if name not in state]
-        faults += [f"{name} is unknown" for name in state if name not in own]
-        arrays = {}
-        for name in (name for name in own if name in state):
-            value = state[name].data if isinstance(state[name], Tensor) else state[name]
-            array = value if is_cupy(value) else np.asarray(value)
-            if array.shape != own[name].shape:
-                faults.append(f"{name} has shape {array.shape}, not {own[name].shape}")
-            elif array.dtype.kind not in "fiub":
-                faults.append(f"{name} holds {array.dtype}, not real numbers")
-            arrays[name] = array
-        if faults:
-            raise ValueError(f"{type(self).__name__}.load_state_dict: " + "; ".join(sorted(faults)))
-        for name, array in arrays.items():
-            own[name][...] = to_device(array, device_of(own[name]))
-
-    def remember(self, **values: Any) -> None:
-        """Keep what the last forward made, for looking at. Each thread has its own."""
-        _memory.of[self] = values
-
-    def last(self, name: str) -> Any:
-        """What the calling thread's last forward remembered; None before the first."""
-        return _memory.of.get(self, {}).get(name)
-
-    def extra_repr(self) -> str:
-        """What stands between the parentheses of a layer's repr."""
-        return ""
-
-    def __repr__(self) -> str:
-        inside = [f"({name}): {child!r}" for name, child in self.children()]
-        if not inside:
-            return f"{type(self).__name__}({self.extra_repr()})"
-        body = "\n".join(inside).replace("\n", "\n  ")
-        return f"{type(self).__name__}(\n  {body}\n)"
-
-
-def _parameter_names(module: Module) -> Iterator[str]:
-    return (name for name, value in vars(module).items() if isinstance(value, Parameter))
+# --- layers -------------------------------------------------------------------------------------
 
 
 class Sequential(Module):
@@ -267,9 +125,6 @@ class Sequential(Module):
             else:
                 x = layer(x)
         return x
-
-
-# --- layers -------------------------------------------------------------------------------------
 
 
 class Biased(Module):

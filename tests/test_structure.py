@@ -19,7 +19,7 @@ ORDER = """
     backend effects
     cuda
     autograd files
-    functional gradcheck
+    functional gradcheck module
     nn optim
     spatial
     datasets models
