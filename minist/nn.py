@@ -22,6 +22,7 @@ from . import functional as F
 from .autograd import Tensor, tensor
 from .backend import Array, device_of, generator, is_cupy, to_device
 from .files import load_arrays, save_arrays
+from .functional.arithmetic import check_floating
 from .functional.convolution import Pair, pair
 from .functional.normalisation import BatchNorm, batch_statistics, update_statistics
 
@@ -525,8 +526,7 @@ class BatchNorm1d(Module):
 
     def forward(self, x: Any) -> Tensor:
         x = x if isinstance(x, Tensor) else tensor(x)
-        if x.dtype.kind != "f":
-            raise TypeError(f"{type(self).__name__}: x must be floating, not {x.dtype}")
+        check_floating(x, f"{type(self).__name__}: x")
         if x.ndim != self.ndim or x.shape[1] != self.weight.size:
             axes = ", H, W" if self.ndim == 4 else ""
             raise ValueError(

@@ -55,6 +55,12 @@ def check_broadcast(name: str, shape_a: tuple[int, ...], shape_b: tuple[int, ...
             )
 
 
+def check_floating(x: Array | Tensor, name: str) -> None:
+    """TypeError if x holds integers, of which bytes would wrap and others become float64."""
+    if x.dtype.kind != "f":
+        raise TypeError(f"{name} must be floating, not {x.dtype}: use astype(numpy.float32)")
+
+
 class Add(Elementwise):
     """y = a + b;  dL/da = g, dL/db = g."""
 

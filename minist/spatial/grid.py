@@ -35,6 +35,7 @@ from .. import nn
 from ..autograd import Function, Tensor, no_grad, tensor
 from ..backend import Array, array_module
 from ..cuda.blas import matmul
+from ..functional.arithmetic import check_floating
 
 Size = tuple[int, ...]
 
@@ -100,8 +101,7 @@ def _regular_grid(size: Size, align_corners: bool) -> np.ndarray:
 def floating(theta: Any) -> Tensor:
     """theta as a tensor, lists as float32; a TypeError if it holds whole numbers."""
     theta = theta if isinstance(theta, Tensor) else tensor(theta)
-    if theta.dtype.kind != "f":
-        raise TypeError(f"theta must be floating, not {theta.dtype}: use astype(numpy.float32)")
+    check_floating(theta, "theta")
     return theta
 
 

@@ -30,6 +30,7 @@ from .. import cuda
 from ..autograd import Function, Tensor
 from ..backend import Array, add_at, array_module, device_of
 from ..cuda.sampler import Sampler
+from ..functional.arithmetic import check_floating
 from .antialias import Widened, footprint
 from .grid import pixels_per_unit, rounding, to_pixels
 from .kernels import Bicubic, Bilinear, Kernel, Nearest, kernel_of
@@ -418,11 +419,8 @@ def check(u: Array, grid: Array, kernels: Sequence[Kernel]) -> None:
             + last
             * "; these look like (N, H, W, C): transpose(0, 3, 1, 2) mends it"
         )
-    for name, array in (("images", u), ("grid", grid)):
-        if array.dtype.kind != "f":
-            raise TypeError(
-                f"{name} must be floating, not {array.dtype}: use astype(numpy.float32)"
-            )
+    check_floating(u, "images")
+    check_floating(grid, "grid")
     if len(u) not in (1, len(grid)):
         raise ValueError(f"{len(u)} images but {len(grid)} grids; one image may have many grids")
     if len(kernels) != d:
