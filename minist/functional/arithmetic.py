@@ -21,19 +21,24 @@ from ..backend import concatenate as concatenate_arrays
 Axis = int | tuple[int, ...] | None
 
 
-class Binary(Function):
-    """An operation on two tensors. Integers beside floating numbers take their dtype, where
+def promoted(values: Sequence[Any]) -> Sequence[Any]:
+    """Values that meet in an operation. Integers beside floating numbers take their dtype, where
     NumPy would make float64 of int64 and float32."""
+    dtypes = [getattr(x, "dtype", None) for x in values]
+    kinds = [getattr(dtype, "kind", None) for dtype in dtypes]
+    if "f" not in kinds:
+        return values
+    floating = dtypes[kinds.index("f")]
+    pairs = zip(values, kinds, strict=True)
+    return [x.astype(floating) if kind in ("i", "u") else x for x, kind in pairs]
+
+
+class Binary(Function):
+    """An operation on two tensors."""
 
     @classmethod
     def apply(cls, a: Any, b: Any) -> Tensor:
-        return super().apply(floating_beside(a, b), floating_beside(b, a))
-
-
-def floating_beside(a: Any, b: Any) -> Any:
-    """a, in the dtype of b where a holds integers and b does not."""
-    kinds = [getattr(getattr(x, "dtype", None), "kind", None) for x in (a, b)]
-    return a.astype(b.dtype) if kinds[0] in ("i", "u") and kinds[1] == "f" else a
+        return super().apply(*promoted((a, b)))
 
 
 class Elementwise(Binary):
@@ -505,12 +510,12 @@ def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
 
     Raises ValueError if their shapes differ along another, or there is none to join.
     """
-    return Concatenate.apply(*tensors, axis=axis)
+    return Concatenate.apply(*promoted(tensors), axis=axis)
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     """Tensors of one shape joined along a new axis. Raises ValueError if shapes differ."""
-    return Stack.apply(*tensors, axis=axis)
+    return Stack.apply(*promoted(tensors), axis=axis)
 
 
 def astype(x: Any, dtype: Any) -> Tensor:
