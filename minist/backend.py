@@ -108,9 +108,13 @@ def to_numpy(array: Array) -> np.ndarray:
 
 
 def beside(value: Any, array: Array) -> Array:
-    """A number or list as an array where another lies; a number is filled in, not copied there."""
+    """A number or list as an array where another lies, in its dtype if that is of its kind.
+
+    0.5 beside integers keeps its own. A number is filled in, not copied there.
+    """
     xp = array_module(array)
-    return xp.full((), value) if np.isscalar(value) else xp.asarray(value)
+    own = xp.full((), value) if np.isscalar(value) else xp.asarray(value)
+    return own.astype(array.dtype) if array.dtype.kind in ("f", own.dtype.kind) else own
 
 
 def add_at(target: Array, index: Array, values: Array) -> None:
