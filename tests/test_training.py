@@ -15,7 +15,7 @@ import pytest
 
 import minist
 import minist.functional as F
-from minist import models, nn, optim
+from minist import models, nn, optim, training
 from minist.datasets import MNIST, distorted, split
 from minist.experiments.distorted_mnist import draw
 from minist.spatial import share_outside
@@ -289,6 +289,24 @@ def test_a_run_that_cannot_start_does_not_claim_its_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="found neither"):
         train(replace(QUICK, data=str(tmp_path / "nowhere")), Run(tmp_path))
     assert not Run(tmp_path).exists()
+
+
+def test_a_folder_need_not_exist_yet_and_may_be_given_by_its_path(straight, tmp_path):
+    folder = tmp_path / "some" / "new"
+    train(QUICK, folder)
+    assert Run(folder).model.read_bytes() == straight.model.read_bytes()
+    assert training.test(str(folder)) == training.test(straight)
+    assert load_trained(straight)[1] == load_trained(straight.folder)[1]
+
+
+def test_what_fails_at_once_leaves_no_folder(tmp_path):
+    wrong = replace(QUICK, data=str(tmp_path / "nowhere"))
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "new", tmp_path / "there"):
+        there = folder.exists()
+        with pytest.raises(FileNotFoundError, match="found neither"):
+            carry_out(wrong, folder, draw)
+        assert folder.exists() == there
 
 
 def test_images_of_another_size_are_refused_in_words(tmp_path, monkeypatch):
