@@ -309,6 +309,15 @@ def test_what_fails_at_once_leaves_no_folder(tmp_path):
         assert folder.exists() == there
 
 
+def test_a_short_run_warms_up_for_a_tenth_of_it():
+    for steps, rise in ((32, 3), (2000, 200), (6566, 200)):
+        state, rates = State.start(Settings(filters=1), steps), []
+        for _ in range(rise + 2):
+            rates.append(state.optimizer.groups[0]["lr"])
+            state.schedule.step()
+        assert np.argmax(rates) == rise - 1 and rates[0] < 1.1 * rates[rise - 1] / rise
+
+
 def test_images_of_another_size_are_refused_in_words(tmp_path, monkeypatch):
     large = minist.datasets.Images(np.zeros((9, 1, 32, 32), np.uint8), np.zeros(9, np.int64))
     monkeypatch.setattr(loop_module, "MNIST", lambda **_: large)

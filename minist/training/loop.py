@@ -159,7 +159,8 @@ class State:
             schedule = optim.CosineLR(optimizer, steps)
         else:
             schedule = optim.StepLR(optimizer, math.ceil(steps / 3))
-        return cls(model, optimizer, optim.LinearWarmup(schedule, settings.warmup))
+        warmup = min(settings.warmup, steps // 10)  # or a quick try would end before the rate rose
+        return cls(model, optimizer, optim.LinearWarmup(schedule, warmup))
 
     def update(self) -> None:
         self.optimizer.step()

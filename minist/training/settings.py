@@ -88,7 +88,9 @@ class Experiment:
     localisation_lr: float = setting(
         2.0, "times lr, for localisation nets; if they drift off the image, take less", least=0
     )
-    warmup: int = setting(200, "steps over which the rate rises", least=0)
+    warmup: int = setting(
+        200, "steps over which the rate rises, at most a tenth of all steps", least=0
+    )
     schedule: str = setting(
         "cosine",
         "how the rate falls: along a cosine to zero, or in steps, divided by ten after each third",
