@@ -217,7 +217,7 @@ def test_what_distort_refuses_comes_out_of_batches(data):
 
 
 def test_what_cannot_go_well_is_refused_at_once(data):
-    with pytest.raises(ValueError, match="distortion must be one of R, .* a function, not 'Z'"):
+    with pytest.raises(ValueError, match=r"distortion must be one of R, .* a function, not 'Z'"):
         batches(data, 4, "Z")
     with pytest.raises(ValueError, match="11 images but 10 labels"):
         batches(Images(data.images, data.labels[:-1]), 4)
