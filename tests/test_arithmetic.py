@@ -204,6 +204,15 @@ def test_indices_of_tensors_are_those_of_arrays():
     assert [row.numpy().tolist() for row in x] == x.numpy().tolist()
 
 
+@pytest.mark.parametrize("name", ["sum", "mean", "max"])
+def test_a_list_of_axes_is_a_tuple_of_them(name):
+    x = tensor(np.arange(24.0).reshape(2, 3, 4), requires_grad=True)
+    function = getattr(F, name)
+    assert np.array_equal(function(x, [0, -1]).numpy(), function(x, (0, -1)).numpy())
+    with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'dim'"):
+        function(x, dim=1)
+
+
 @pytest.mark.parametrize("join", [F.concatenate, F.stack])
 def test_integers_joined_to_floating_numbers_take_their_dtype(join):
     """As where the two are added."""

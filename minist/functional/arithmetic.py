@@ -18,7 +18,7 @@ from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module, device_of, to_device
 from ..backend import concatenate as concatenate_arrays
 
-Axis = int | tuple[int, ...] | None
+Axis = int | Sequence[int] | None
 
 
 def promoted(values: Sequence[Any]) -> Sequence[Any]:
@@ -469,12 +469,12 @@ def clip(x: Any, low: float | None = None, high: float | None = None) -> Tensor:
 
 def sum_(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Sum over an axis or several, all by default; `keepdims` leaves them in the shape, as 1."""
-    return Sum.apply(x, axis=axis, keepdims=keepdims)
+    return Sum.apply(x, axis=_several(axis), keepdims=keepdims)
 
 
 def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Mean over an axis or several, all by default; `keepdims` leaves them in the shape, as 1."""
-    return Mean.apply(x, axis=axis, keepdims=keepdims)
+    return Mean.apply(x, axis=_several(axis), keepdims=keepdims)
 
 
 def max_(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -483,7 +483,16 @@ def max_(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     Ties go to the first in reading order; `keepdims` leaves the axes in the shape, as 1. Raises
     ValueError where there is no element.
     """
-    return Max.apply(x, axis=axis, keepdims=keepdims)
+    return Max.apply(x, axis=_several(axis), keepdims=keepdims)
+
+
+def _several(axis: Axis) -> Axis:
+    """A list of axes as the tuple that NumPy wants."""
+    return tuple(axis) if isinstance(axis, list) else axis
+
+
+for _function in (abs_, sum_, max_):  # F.sum, told from Python's own sum here alone
+    _function.__name__ = _function.__qualname__ = _function.__name__.rstrip("_")
 
 
 def reshape(x: Any, *shape: Any) -> Tensor:
