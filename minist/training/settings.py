@@ -177,8 +177,8 @@ class Experiment:
         command = values.pop("command", Settings.command)
         if command not in Experiment.kinds:
             raise ValueError(
-                f"it is of the experiment {command!r}, which is not imported; known are "
-                + ", ".join(Experiment.kinds)
+                f"it is of the experiment {command!r}, which is not imported: import the module of "
+                f"its class first; known are {', '.join(Experiment.kinds)}"
             )
         return Experiment.kinds[command].of(values)
 
