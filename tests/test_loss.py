@@ -12,11 +12,15 @@ from minist import Tensor, gradcheck, tensor
 REDUCTIONS = ["mean", "sum", "none"]
 
 
+SMOOTHINGS = [0.0, 0.2, 1.0]
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("n", "classes"), [(1, 1), (1, 3), (5, 4)])
-def test_gradient_of_cross_entropy(leaf, rng, reduction, n, classes):
+def test_gradient_of_cross_entropy(leaf, rng, reduction, n, classes, smoothing):
     labels = rng.integers(0, classes, n)
-    assert gradcheck(lambda x: F.cross_entropy(x, labels, reduction), leaf(n, classes))
+    assert gradcheck(lambda x: F.cross_entropy(x, labels, reduction, smoothing), leaf(n, classes))
 
 
 @pytest.mark.parametrize(
@@ -36,11 +40,14 @@ def test_gradient_of_other_losses(leaf, reduction, shape):
 def test_parity_with_torch(assert_same_as_torch, rng, reduction, scale):
     torch = pytest.importorskip("torch")
     labels = rng.integers(0, 10, 6)
-    assert_same_as_torch(
-        lambda x: F.cross_entropy(x, labels, reduction),
-        lambda x: torch.nn.functional.cross_entropy(x, torch.tensor(labels), reduction=reduction),
-        scale * rng.normal(size=(6, 10)),
-    )
+    for smoothing in SMOOTHINGS:
+        assert_same_as_torch(
+            lambda x, s=smoothing: F.cross_entropy(x, labels, reduction, label_smoothing=s),
+            lambda x, s=smoothing: torch.nn.functional.cross_entropy(
+                x, torch.tensor(labels), reduction=reduction, label_smoothing=s
+            ),
+            scale * rng.normal(size=(6, 10)),
+        )
     assert_same_as_torch(
         lambda a, b: F.mse_loss(a, b, reduction),
         lambda a, b: torch.nn.functional.mse_loss(a, b, reduction=reduction),
@@ -128,6 +135,7 @@ x43 = tensor(np.zeros((4, 3)))
         (lambda: F.cross_entropy(x43, [[0], [1], [0], [1]]), r"got \(4, 3\) and \(4, 1\)"),
         (lambda: F.cross_entropy(x43.reshape(12), [0]), r"got \(12,\) and \(1,\)"),
         (lambda: F.cross_entropy(x43, [0, 1, 2, 0], "avg"), "reduction must be .* not 'avg'"),
+        (lambda: F.cross_entropy(x43, [0, 1, 2, 0], "sum", 1.1), "label_smoothing .* not 1.1"),
         (
             lambda: F.mse_loss(x43, np.ones(3)),
             r"prediction .* differ in shape, \(4, 3\) and \(3,\)",

@@ -198,11 +198,11 @@ def test_a_run_that_broke_off_goes_on_bit_for_bit(straight, tmp_path, monkeypatc
     # transformers 11323, pytorch-lightning 688: resume is another run
     run, steps = Run(tmp_path), []
 
-    def break_off(*arguments):
+    def break_off(*arguments, **options):
         steps.append(arguments)
         if len(steps) > at:
             raise MemoryError
-        return training_step(*arguments)
+        return training_step(*arguments, **options)
 
     monkeypatch.setattr(loop_module, "training_step", break_off)
     with pytest.raises(MemoryError):
@@ -325,13 +325,36 @@ def test_images_of_another_size_are_refused_in_words(tmp_path, monkeypatch):
         load_training_set(replace(QUICK, data="elsewhere"))
 
 
+def test_label_smoothing_is_trained_with(tmp_path, monkeypatch):
+    seen = []
+
+    def step(*arguments, **options):
+        seen.append(options["label_smoothing"])
+        return training_step(*arguments, **options)
+
+    monkeypatch.setattr(loop_module, "training_step", step)
+    run = Run(tmp_path)
+    with run.locked():
+        train(replace(QUICK, label_smoothing=0.2), run)
+    assert set(seen) == {0.2}
+
+
+def test_the_loss_of_a_step_is_smoothed():
+    model = models.build("fcn")
+    images, labels = np.zeros((4, 1, 28, 28), np.float32), np.arange(4)
+    with MicroBatches(4) as micro_batches:
+        report = training_step(model, images, labels, micro_batches, label_smoothing=0.3)
+    loss = F.cross_entropy(model(minist.tensor(images)), labels, "sum", 0.3)
+    assert report.loss == pytest.approx(loss.item())
+
+
 @pytest.mark.filterwarnings("ignore:more than half of the images")
 def test_weights_that_are_not_finite_are_not_saved(half_done, monkeypatch):
     kept = half_done.previous.read_bytes()
     os.replace(half_done.previous, half_done.checkpoint)
 
-    def broken_step(model, *rest):
-        report = training_step(model, *rest)
+    def broken_step(model, *rest, **options):
+        report = training_step(model, *rest, **options)
         for parameter in model.parameters():
             parameter.grad = parameter.grad * np.nan
         return report
@@ -376,8 +399,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(half_don
     os.replace(half_done.previous, half_done.checkpoint)
     kept = half_done.checkpoint.read_bytes()
 
-    def nan_step(model, images, labels, *rest):
-        report = training_step(model, images, labels, *rest)
+    def nan_step(*arguments, **options):
+        report = training_step(*arguments, **options)
         return replace(report, loss=report.loss * np.nan)
 
     monkeypatch.setattr(loop_module, "training_step", nan_step)

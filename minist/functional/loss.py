@@ -19,9 +19,12 @@ class CrossEntropy(Function):
 
     With m = max(x):  L = log sum_j exp(x_j - m) - (x_label - m), in which no exponential can
     overflow and no logarithm meets 0.  dL/dx_j = softmax(x)_j - 1[j = label].
+
+    Smoothed by s, the label is no longer certain: t_j = (1 - s) 1[j = label] + s / classes. Then
+    L = log sum_j exp(x_j - m) - sum_j t_j (x_j - m), and dL/dx = softmax(x) - t.
     """
 
-    def forward(self, logits: Array, labels: Array) -> Array:
+    def forward(self, logits: Array, labels: Array, smoothing: float) -> Array:
         check_floating(logits, "logits")
         if labels.dtype.kind not in "iu":
             raise TypeError(
@@ -33,7 +36,7 @@ class CrossEntropy(Function):
                 "expected logits (N, classes) and labels (N,), "
                 f"got {logits.shape} and {labels.shape}"
             )
-        if cuda.usable(logits):
+        if cuda.usable(logits) and not smoothing:
             loss, self.residual = on_card.cross_entropy(logits, labels)
             return loss
         xp, classes = array_module(logits), logits.shape[1]
@@ -45,8 +48,11 @@ class CrossEntropy(Function):
         total = exp.sum(axis=1, keepdims=True)
         self.residual = exp
         self.residual /= total
-        self.residual[n, labels] -= 1.0
-        loss = xp.log(total[:, 0]) - shifted[n, labels]
+        self.residual[n, labels] -= 1.0 - smoothing
+        loss = xp.log(total[:, 0]) - (1.0 - smoothing) * shifted[n, labels]
+        if smoothing:
+            self.residual -= smoothing / classes
+            loss -= smoothing * shifted.mean(axis=1)
         if is_cupy(labels):  # whose values the host does not wait for
             known = (labels >= 0) & (labels < classes)
             loss = xp.where(known, loss, loss.dtype.type(np.nan))
@@ -63,7 +69,9 @@ def check_range(labels: Array, classes: int) -> None:
         raise ValueError(f"label {wrong[0]} is outside 0..{classes - 1}")
 
 
-def cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Tensor:
+def cross_entropy(
+    logits: Any, labels: Any, reduction: str = "mean", label_smoothing: float = 0.0
+) -> Tensor:
     """Multinomial cross entropy from logits, stable for logits of any size (Sect. 4.1).
 
     Parameters
@@ -72,22 +80,27 @@ def cross_entropy(logits: Any, labels: Any, reduction: str = "mean") -> Tensor:
     labels : (N,) integers of any width in 0..classes-1; an array, a list or a tensor
     reduction : "mean", "sum" or "none"
         The mean of an empty batch is NaN.
+    label_smoothing : float in 0..1
+        The share of each label that is spread over all classes (Szegedy et al., 2016): a network
+        that may not be quite certain generalises better.
 
     Raises
     ------
     TypeError
         If the labels are no integers, or the logits are.
     ValueError
-        If shapes do not fit or a label is out of range. (Of labels on a GPU, where the host does
-        not wait to be told, such a one gives a loss and gradients of NaN.)
+        If shapes do not fit, a label or the smoothing is out of range. (Of labels on a GPU, where
+        the host does not wait to be told, such a one gives a loss and gradients of NaN.)
     """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be within 0..1, not {label_smoothing}")
     logits = logits if isinstance(logits, Tensor) else tensor(logits)
     if not isinstance(labels, Tensor):  # as a data set gives them, on the host
         labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
         if logits.device != device_of(labels) and logits.ndim == 2 and labels.dtype.kind in "iu":
             check_range(labels, logits.shape[1])  # while they are on the host
         labels = tensor(labels, device=logits.device)
-    return _reduce(CrossEntropy.apply(logits, labels), reduction)
+    return _reduce(CrossEntropy.apply(logits, labels, smoothing=float(label_smoothing)), reduction)
 
 
 class SquaredError(Binary):

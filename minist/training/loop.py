@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -88,7 +89,9 @@ def train(
     )
     meter = Meter()
     on_gpu = settings.device == "cuda"
-    step = Captured(training_step) if on_gpu and settings.cuda_graph == "on" else training_step
+    step = partial(training_step, label_smoothing=settings.label_smoothing)
+    if on_gpu and settings.cuda_graph == "on":
+        step = Captured(step)
     threads = 1 if on_gpu else None
     with (
         bar,
