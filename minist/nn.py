@@ -320,7 +320,7 @@ class Sequential(Module):
 
 
 class ForImages(Sequential):
-    """Layers for images, or feature maps, of one shape: (N, *in_shape), in_shape (C, H, W).
+    """`layers` for images, or feature maps, of one shape: (N, *in_shape), in_shape (C, H, W).
 
     Raises ValueError in forward for others. Flattened, one with its channels last would pass for
     another picture.
