@@ -31,6 +31,7 @@ __all__ = [
     "Conv2d",
     "Dropout",
     "Flatten",
+    "ForImages",
     "LeakyReLU",
     "Linear",
     "MaxPool2d",
@@ -125,6 +126,28 @@ class Sequential(Module):
             else:
                 x = layer(x)
         return x
+
+
+class ForImages(Sequential):
+    """`layers` for images, or feature maps, of one shape: (N, *in_shape), in_shape (C, H, W).
+
+    Raises ValueError in forward for others. Flattened, one with its channels last would pass for
+    another picture.
+    """
+
+    def __init__(self, in_shape: tuple[int, int, int], *layers: Module):
+        super().__init__(*layers)
+        self.in_shape = tuple(in_shape)
+
+    def forward(self, x: Any) -> Tensor:
+        if x.shape[1:] != self.in_shape:
+            c, h, w = self.in_shape
+            last = x.shape[1:] == (h, w, c)
+            cure = ", which look like (N, H, W, C): transpose(0, 3, 1, 2) mends it" if last else ""
+            raise ValueError(
+                f"{type(self).__name__}: expected images (N, {c}, {h}, {w}), got {x.shape}{cure}"
+            )
+        return super().forward(x)
 
 
 class Biased(Module):

@@ -14,23 +14,17 @@ import numpy as np
 
 from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module
+from .dtypes import promoted
 from .reductions import max_, mean, sum_
 from .shapes import Index, astype, permute, reshape, to, transpose
 
 
 class Binary(Function):
-    """An operation on two tensors. Integers beside floating numbers take their dtype, where
-    NumPy would make float64 of int64 and float32."""
+    """An operation on two tensors."""
 
     @classmethod
     def apply(cls, a: Any, b: Any) -> Tensor:
-        return super().apply(floating_beside(a, b), floating_beside(b, a))
-
-
-def floating_beside(a: Any, b: Any) -> Any:
-    """a, in the dtype of b where a holds integers and b does not."""
-    kinds = [getattr(getattr(x, "dtype", None), "kind", None) for x in (a, b)]
-    return a.astype(b.dtype) if kinds[0] in ("i", "u") and kinds[1] == "f" else a
+        return super().apply(*promoted((a, b)))
 
 
 class Elementwise(Binary):
@@ -274,6 +268,10 @@ def clip(x: Any, low: float | None = None, high: float | None = None) -> Tensor:
     Raises ValueError if both bounds are None.
     """
     return Clip.apply(x, low=low, high=high)
+
+
+for _function in (abs_, sum_, max_):  # F.sum, told from Python's own sum here alone
+    _function.__name__ = _function.__qualname__ = _function.__name__.rstrip("_")
 
 
 # --- the operators and methods of Tensor --------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from ..autograd import Function, Tensor
 from ..backend import Array, array_module
 
-Axis = int | tuple[int, ...] | None
+Axis = int | Sequence[int] | None
 
 
 class Sum(Function):
@@ -79,12 +80,12 @@ def _kept_shape(x: Array, axis: Axis) -> tuple[int, ...]:
 
 def sum_(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Sum over an axis or several, all by default; `keepdims` leaves them in the shape, as 1."""
-    return Sum.apply(x, axis=axis, keepdims=keepdims)
+    return Sum.apply(x, axis=_several(axis), keepdims=keepdims)
 
 
 def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Mean over an axis or several, all by default; `keepdims` leaves them in the shape, as 1."""
-    return Mean.apply(x, axis=axis, keepdims=keepdims)
+    return Mean.apply(x, axis=_several(axis), keepdims=keepdims)
 
 
 def max_(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -93,4 +94,9 @@ def max_(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     Ties go to the first in reading order; `keepdims` leaves the axes in the shape, as 1. Raises
     ValueError where there is no element.
     """
-    return Max.apply(x, axis=axis, keepdims=keepdims)
+    return Max.apply(x, axis=_several(axis), keepdims=keepdims)
+
+
+def _several(axis: Axis) -> Axis:
+    """A list of axes as the tuple that NumPy wants."""
+    return tuple(axis) if isinstance(axis, list) else axis

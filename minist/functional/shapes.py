@@ -11,6 +11,7 @@ import numpy as np
 from ..autograd import Function, Tensor
 from ..backend import Array, array_module, device_of, to_device
 from ..backend import concatenate as concatenate_arrays
+from .dtypes import promoted
 
 
 class Reshape(Function):
@@ -142,12 +143,12 @@ def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
 
     Raises ValueError if their shapes differ along another, or there is none to join.
     """
-    return Concatenate.apply(*tensors, axis=axis)
+    return Concatenate.apply(*promoted(tensors), axis=axis)
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     """Tensors of one shape joined along a new axis. Raises ValueError if shapes differ."""
-    return Stack.apply(*tensors, axis=axis)
+    return Stack.apply(*promoted(tensors), axis=axis)
 
 
 def astype(x: Any, dtype: Any) -> Tensor:

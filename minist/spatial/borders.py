@@ -16,6 +16,11 @@ PADDINGS = ("zeros", "border", "reflection")
 Pairs = list[tuple[int, int]]  # of positions: one outside, and the one that is seen there
 
 
+def check_padding(padding_mode: str) -> None:
+    if padding_mode not in PADDINGS:
+        raise ValueError(f"padding_mode must be one of {', '.join(PADDINGS)}, not {padding_mode!r}")
+
+
 # --- points -------------------------------------------------------------------------------------
 
 
