@@ -246,9 +246,9 @@ class Adam(Optimizer):
 
     def check(self, group: dict[str, Any]) -> None:
         super().check(group)
-        group["betas"] = tuple(map(float, group["betas"]))
-        if not all(0 <= beta < 1 for beta in group["betas"]):
-            raise ValueError(f"Adam: betas must be in 0..1, below 1, not {group['betas']}")
+        group["betas"] = betas = tuple(map(float, np.ravel(group["betas"])))
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"Adam: betas must be two numbers in 0..1, below 1, not {betas}")
 
     def numbers(self, t: int, group: dict[str, Any]) -> list[float]:
         b1, b2 = group["betas"]

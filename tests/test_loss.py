@@ -157,6 +157,25 @@ def test_labels_must_be_class_numbers(labels):
         F.cross_entropy(tensor(np.zeros((2, 2))), labels)
 
 
+def test_a_tensor_made_of_a_list_of_labels_is_told_of():
+    with pytest.raises(TypeError, match=r"not float32: use numpy\.array, since a tensor"):
+        F.cross_entropy(tensor(np.zeros((2, 2))), tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: F.mse_loss(x, x[::-1].copy()),
+        lambda x: F.cross_entropy(x, [0, 1]),
+        lambda x: F.triplet_hinge_loss(x, x, x),
+    ],
+)
+def test_losses_of_integers_are_refused(call):
+    """10 - 200 in bytes is 66."""
+    with pytest.raises(TypeError, match=r"must be floating, not u?int"):
+        call(np.array([[10, 20, 30], [200, 210, 220]], np.uint8))
+
+
 def test_mse_loss_computes_nothing_for_a_constant_target(leaf):
     losses = F.mse_loss(leaf(3), np.ones(3), reduction="none")
     assert losses.grad_fn.backward(np.ones(3))[1] is None

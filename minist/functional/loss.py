@@ -11,7 +11,7 @@ from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module, device_of, is_cupy
 from ..cuda import loss as on_card
 from .activation import relu
-from .arithmetic import Binary
+from .arithmetic import Binary, check_floating
 
 
 class CrossEntropy(Function):
@@ -25,8 +25,12 @@ class CrossEntropy(Function):
     """
 
     def forward(self, logits: Array, labels: Array, smoothing: float) -> Array:
+        check_floating(logits, "logits")
         if labels.dtype.kind not in "iu":
-            raise TypeError(f"labels are class numbers and must be integers, not {labels.dtype}")
+            raise TypeError(
+                f"labels are class numbers and must be integers, not {labels.dtype}: "
+                "use numpy.array, since a tensor made of a list is float32"
+            )
         if logits.ndim != 2 or labels.shape != logits.shape[:1]:
             raise ValueError(
                 "expected logits (N, classes) and labels (N,), "
@@ -83,7 +87,7 @@ def cross_entropy(
     Raises
     ------
     TypeError
-        If the labels are no integers.
+        If the labels are no integers, or the logits are.
     ValueError
         If shapes do not fit, a label or the smoothing is out of range. (Of labels on a GPU, where
         the host does not wait to be told, such a one gives a loss and gradients of NaN.)
@@ -105,6 +109,7 @@ class SquaredError(Binary):
     def forward(self, a: Array, b: Array) -> Array:
         if a.shape != b.shape:
             raise ValueError(f"prediction and target differ in shape, {a.shape} and {b.shape}")
+        check_floating(a if a.dtype.kind == "f" else b, "prediction or target")
         self.difference = a - b
         return self.difference * self.difference
 
@@ -114,12 +119,12 @@ class SquaredError(Binary):
 
 
 def mse_loss(prediction: Any, target: Any, reduction: str = "mean") -> Tensor:
-    """(prediction - target)^2, of two tensors of one shape.
+    """(prediction - target)^2, of two tensors of one shape, one of them floating.
 
     reduction is "mean", "sum" or "none".
 
-    Raises ValueError if the shapes differ: they are not broadcast, since a forgotten axis would
-    pair every prediction with every target.
+    Raises TypeError if both hold integers, and ValueError if the shapes differ: they are not
+    broadcast, since a forgotten axis would pair every prediction with every target.
     """
     return _reduce(SquaredError.apply(prediction, target), reduction)
 
