@@ -99,11 +99,11 @@ def test_a_run_that_broke_off_goes_on_bit_for_bit(model, tmp_path, monkeypatch):
     train(settings, whole)
     steps = []
 
-    def break_off(*arguments):
+    def break_off(*arguments, **options):
         steps.append(arguments)
         if len(steps) > 4:
             raise MemoryError
-        return training_step(*arguments)
+        return training_step(*arguments, **options)
 
     monkeypatch.setattr(loop_module, "training_step", break_off)
     with pytest.raises(MemoryError):
