@@ -226,10 +226,8 @@ class GridSample(Function):
             weight = 1.0
             for axis, k in zip(self.axes, ks, strict=True):
                 weight = weight * axis.weights[k]
-            yield (
-                sum(k * step for k, step in zip(ks, self.steps, strict=True)),
-                g * weight,
-            )  # Eq. (6)
+            offset = sum(k * step for k, step in zip(ks, self.steps, strict=True))
+            yield offset, g * weight  # Eq. (6)
 
     def as_images(self, v: Array) -> Array:
         """(C, points) as (N, C, *sizes'), the batch innermost in memory."""
