@@ -70,6 +70,8 @@ class Tensor:
     __array_ufunc__ = None  # numpy_array * tensor asks Tensor.__rmul__
 
     def __init__(self, data: Array, requires_grad: bool = False):
+        if isinstance(data, Tensor) or not hasattr(data, "dtype"):
+            raise TypeError(f"Tensor takes an array, minist.tensor a {type(data).__name__}")
         if requires_grad and data.dtype.kind != "f":
             raise TypeError(
                 f"only a floating tensor can require a gradient, this is {data.dtype}; "
@@ -169,12 +171,15 @@ def tensor(data: Any, requires_grad: bool = False, device: str | None = None) ->
 
     An array keeps its dtype; Python numbers and lists become float32; a tensor gives a new leaf.
     An array already on `device` (default: where it is, lists on the CPU) is shared, not copied.
-    With requires_grad, `backward` leaves a gradient in it; it must be floating, else a TypeError.
+    With requires_grad, `backward` leaves a gradient in it; it must be floating, else a TypeError,
+    as for what does not hold real numbers.
     """
-    if isinstance(data, Tensor):
-        data = data.data
+    data = data.data if isinstance(data, Tensor) else data
     if not is_cupy(data):
-        data = np.asarray(data, dtype=None if hasattr(data, "dtype") else np.float32)
+        array = np.asarray(data)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"a tensor holds real numbers, not {type(data).__name__} {array.dtype}")
+        data = array if hasattr(data, "dtype") else array.astype(np.float32)
     return Tensor(data if device is None else to_device(data, device), requires_grad)
 
 
@@ -244,23 +249,18 @@ def _as_tensors(inputs: Sequence[Any]) -> Sequence[Tensor | None]:
 
 def _beside(value: Any, like: Tensor | None) -> Tensor:
     """An array with its own dtype, a number or list with that of `like`, as a tensor."""
-    if like is None or getattr(value, "ndim", 0) > 0:
-        return tensor(value)
-    value = beside(value, like.data)
-    same_kind = like.dtype.kind in ("f", value.dtype.kind)  # else, as 0.5 beside integers, its own
-    return Tensor(value.astype(like.dtype) if same_kind else value)
+    own = like is None or getattr(value, "ndim", 0) > 0
+    return tensor(value) if own else Tensor(beside(value, like.data))
 
 
-def _describe_call(
-    function: type[Function], error: Exception, inputs: Sequence[Any], options: dict
-) -> str:
+def _describe_call(cls: type[Function], error: Exception, inputs: Sequence, options: dict) -> str:
     """The inner fact of an error, with the operation and all that it was given."""
-    parameters = list(inspect.signature(function.forward).parameters.values())[1:]
+    parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     names += [f"input {i}" for i in range(len(names), len(inputs))]
     given = dict(zip(names, inputs, strict=False)) | options
     return "\n".join(
-        [f"{function.__name__}: {error}"]
+        [f"{cls.__name__}: {error}"]
         + [f"  {name}: {_describe(value)}" for name, value in given.items() if value is not None]
     )
 

@@ -27,9 +27,12 @@ def keep_freed_memory() -> None:
     """Let the C library keep the memory of freed arrays instead of returning it to the system.
 
     By default glibc maps every large array anew and unmaps it when freed, and the kernel clears
-    each page again at its first touch: 10 to 20 % of a training step on whole batches.
-    Other C libraries have no `mallopt` and are left as they are.
+    each page again at its first touch (docs/performance.md says what that costs).
+    Other C libraries have no `mallopt` and are left as they are; so is glibc where the environment
+    variable `MINIST_KEEP_MEMORY` is 0, since the setting is the whole process's.
     """
+    if os.environ.get("MINIST_KEEP_MEMORY") == "0":
+        return
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -108,9 +111,13 @@ def to_numpy(array: Array) -> np.ndarray:
 
 
 def beside(value: Any, array: Array) -> Array:
-    """A number or list as an array where another lies; a number is filled in, not copied there."""
+    """A number or list as an array where another lies, in its dtype if that is of its kind.
+
+    0.5 beside integers keeps its own. A number is filled in, not copied there.
+    """
     xp = array_module(array)
-    return xp.full((), value) if np.isscalar(value) else xp.asarray(value)
+    own = xp.full((), value) if np.isscalar(value) else xp.asarray(value)
+    return own.astype(array.dtype) if array.dtype.kind in ("f", own.dtype.kind) else own
 
 
 def add_at(target: Array, index: Array, values: Array) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from .experiments.volume import Volume
 from .models import MODELS, TRANSFORMATIONS, addition
 from .training import RECIPES, TABLE, Experiment, Run, RunError, Settings, carry_out, test
 from .training.parallel import group_of, start
+from .training.settings import type_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
         "the peers that are installed, and print a table.",
     )
     bench.set_defaults(command=benchmark_command)
-    bench.add_argument("--batch-size", type=int, default=256, help="images a step (default: 256)")
+    bench.add_argument("--batch-size", type=count, default=256, help="images a step (default: 256)")
     bench.add_argument(
         "--peer",
         action="append",
@@ -177,9 +178,16 @@ def parser() -> argparse.ArgumentParser:
         add_setting(info, setting, setting.default)
     for name in ("filters", "units"):
         info.add_argument(
-            f"--{name}", type=int, help="of the network (default: as many as Table 1 compares)"
+            f"--{name}", type=count, help="of the network (default: as many as Table 1 compares)"
         )
     return top
+
+
+def count(text: str) -> int:
+    """What an option that counts things is given: a whole number, 1 or more."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more, not {text!r}")
+    return int(text)
 
 
 def add_experiment(commands: Any, kind: type[Experiment], help: str, description: str) -> None:
@@ -199,7 +207,7 @@ def add_experiment(commands: Any, kind: type[Experiment], help: str, description
     )
     to.add_argument(
         "--gpus",
-        type=int,
+        type=count,
         default=1,
         help="train on so many GPUs of this machine, each with its part of every batch; on several "
         "machines, start it with a launcher such as torchrun instead (default: 1)",
@@ -258,7 +266,7 @@ def add_table(
     )
     to.add_argument(
         "--workers",
-        type=int,
+        type=count,
         help="processes that share this machine's threads (default: one for two threads)",
     )
     to.add_argument(
@@ -288,7 +296,7 @@ def add_recipe(to: argparse.ArgumentParser) -> None:
 
 def add_setting(to: argparse.ArgumentParser, setting: Any, default: Any) -> None:
     """An option made of a field of Settings. Left out, it does not appear in the result."""
-    kind = {"int": int, "float": float, "str": str}[setting.type.removesuffix(" | None")]
+    kind = {"int": int, "float": float, "str": str}[type_name(setting).removesuffix(" | None")]
     note = "" if default is None else f" (default: {default})"
     to.add_argument(
         "--" + setting.name.replace("_", "-"),
@@ -306,9 +314,23 @@ def asked_for(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if name in names}
 
 
+def check_used(model: str, given: Iterable[str]) -> None:
+    """RunError for an option that would change nothing of the network it is given for."""
+    used = {
+        "transformation": model.startswith("st-"),
+        "filters": model.endswith("cnn"),
+        "units": model.endswith("fcn"),
+    }
+    for name in given:
+        if not used.get(name, True):
+            raise RunError(f"--{name} is not for {model}: it has none")
+
+
 def train_command(options: argparse.Namespace) -> None:
-    asked = {**RECIPES[options.recipe], **asked_for(options)}
+    given = asked_for(options)
+    asked = {**RECIPES[options.recipe], **given}
     settings = options.experiment.of(asked)
+    check_used(settings.model, given)
     if options.resume:
         if options.out is None:
             raise RunError("--resume needs the folder of the run: --out FOLDER")
@@ -330,10 +352,11 @@ def train_command(options: argparse.Namespace) -> None:
 
 
 def drawing_of(settings: Experiment) -> Callable[..., Path]:
-    """What draws the picture of an experiment's run."""
+    """What draws the picture of an experiment's run; one of one's own as those of Sect. 4.1."""
     from .experiments import addition, distorted_mnist, volume  # bring in Matplotlib
 
-    return {"train": distorted_mnist, "volume": volume, "addition": addition}[settings.command].draw
+    own = {"volume": volume, "addition": addition}
+    return own.get(settings.command, distorted_mnist).draw
 
 
 def new_folder(settings: Experiment) -> Path:
@@ -347,7 +370,7 @@ def new_folder(settings: Experiment) -> Path:
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
-    found = test(Run(options.run), options.device)
+    found = test(options.run, options.device)
     print(f"test loss {found['loss']:.4f}, outside {found['outside']:.1%}")
     print(f"test error {found['error']:.2f} %")
 
@@ -406,6 +429,10 @@ def info_command(options: argparse.Namespace) -> None:
         facts = machine()
     else:
         run = Run(options.what)
+        if not run.exists():
+            raise RunError(
+                f"{options.what} holds no run, and is no network; those are {', '.join(MODELS)}"
+            )
         facts = run.read_config()
         lines = run.lines()
         facts["steps"] = max((x["step"] for x in lines if "step" in x), default=0)
@@ -421,8 +448,9 @@ def layers_of(options: argparse.Namespace) -> str:
     given = {
         name: value
         for name, value in vars(options).items()
-        if name in ("transformation", "distortion", "filters", "units")
+        if name in ("transformation", "distortion", "filters", "units") and value is not None
     }
+    check_used(options.what, given)
     model = models.build(options.what, **given)
     size = models.SIZES[given.get("distortion", Settings.distortion)]
     rows = [("name", "layer", "output", "parameters"), ("input", "", f"1 x {size} x {size}", "")]

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
@@ -22,6 +22,7 @@ from . import functional as F
 from .autograd import Tensor, tensor
 from .backend import Array, device_of, generator, is_cupy, to_device
 from .files import load_arrays, save_arrays
+from .functional.arithmetic import check_floating
 from .functional.convolution import Pair, pair
 from .functional.normalisation import BatchNorm, batch_statistics, update_statistics
 
@@ -117,8 +118,15 @@ def lasting(effect: Callable[[], None]) -> None:
 # --- modules ------------------------------------------------------------------------------------
 
 
+CONTAINERS = (list, tuple, dict)
+
+
 class Module:
     """A function with parameters, and with modules inside. Subclasses write `forward`.
+
+    Parameters and modules are found as attributes, or in lists, tuples and dicts that are. What is
+    to be learnt must be a `Parameter`: `parameters` raises a TypeError that names an attribute
+    which is another tensor with requires_grad.
 
     Attributes
     ----------
@@ -137,15 +145,12 @@ class Module:
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         return self.forward(*inputs, **options)
 
-    def children(self) -> Iterator[tuple[str, Module]]:
-        """(attribute name, module) of the modules directly inside, also those in lists."""
-        for name, value in vars(self).items():
-            if isinstance(value, Module):
-                yield name, value
-            elif isinstance(value, list | tuple):
-                for i, item in enumerate(value):
-                    if isinstance(item, Module):
-                        yield f"{name}.{i}", item
+    def children(self) -> list[tuple[str, Module]]:
+        """(attribute name, module) of the modules directly inside, also those in lists or dicts.
+
+        The second of a list `layers` is named "layers.1", that of a dict's key "a" "layers.a".
+        """
+        return _held(vars(self).items(), Module)
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """(dotted name, module) of this module and all inside."""
@@ -153,16 +158,18 @@ class Module:
         for name, child in self.children():
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
-    def _named(self, kind: Callable[[Module], Iterator[str]]) -> Iterator[tuple[str, Module, str]]:
+    def _every(
+        self, kind: Callable[[Module], Iterable[tuple[str, Any]]]
+    ) -> Iterator[tuple[str, Any]]:
+        """(dotted name, what) of what `kind` names in this module and in all inside."""
         for prefix, module in self.named_modules():
-            for name in kind(module):
-                yield f"{prefix}.{name}" if prefix else name, module, name
+            for name, what in kind(module):
+                yield f"{prefix}.{name}" if prefix else name, what
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(dotted name, parameter), each parameter once, also where modules share it."""
         seen = set()
-        for path, module, name in self._named(_parameter_names):
-            parameter = getattr(module, name)
+        for path, parameter in self._every(_own_parameters):
             if parameter not in seen:
                 seen.add(parameter)
                 yield path, parameter
@@ -195,18 +202,15 @@ class Module:
         for parameter in self.parameters():
             parameter.data = to_device(parameter.data, device)
             parameter.grad = None
-        for _, module, name in self._named(lambda m: iter(m.buffers)):
-            setattr(module, name, to_device(getattr(module, name), device))
+        for _, module in self.named_modules():
+            for name in module.buffers:
+                setattr(module, name, to_device(getattr(module, name), device))
         return self
 
     def state_dict(self) -> dict[str, Array]:
         """Dotted name -> array (not copied) of every parameter and buffer."""
-        state = {
-            path: getattr(module, name).data for path, module, name in self._named(_parameter_names)
-        }
-        for path, module, name in self._named(lambda m: iter(m.buffers)):
-            state[path] = getattr(module, name)
-        return state
+        state = {path: parameter.data for path, parameter in self._every(_own_parameters)}
+        return state | dict(self._every(lambda m: [(name, getattr(m, name)) for name in m.buffers]))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy arrays into parameters and buffers, keeping each one's dtype and device.
@@ -259,8 +263,27 @@ class Module:
         return f"{type(self).__name__}(\n  {body}\n)"
 
 
-def _parameter_names(module: Module) -> Iterator[str]:
-    return (name for name, value in vars(module).items() if isinstance(value, Parameter))
+def _held(values: Iterable[tuple[Any, Any]], kind: type) -> list[tuple[str, Any]]:
+    """(name, value) of the values of a kind, also of those in lists, tuples and dicts inside."""
+    found = []
+    for name, value in values:
+        if isinstance(value, kind):
+            found.append((name, value))
+        elif isinstance(value, CONTAINERS):
+            inside = tuple(value.items()) if isinstance(value, dict) else enumerate(value)
+            found += [(f"{name}.{below}", item) for below, item in _held(inside, kind)]
+    return found
+
+
+def _own_parameters(module: Module) -> Iterator[tuple[str, Parameter]]:
+    for name, value in _held(vars(module).items(), Tensor):
+        if isinstance(value, Parameter):
+            yield name, value
+        elif value.requires_grad and value.grad_fn is None:
+            raise TypeError(
+                f"{type(module).__name__}.{name} requires a gradient but would not be learnt: "
+                "make it an nn.Parameter"
+            )
 
 
 class Sequential(Module):
@@ -294,6 +317,28 @@ class Sequential(Module):
             else:
                 x = layer(x)
         return x
+
+
+class ForImages(Sequential):
+    """`layers` for images, or feature maps, of one shape: (N, *in_shape), in_shape (C, H, W).
+
+    Raises ValueError in forward for others. Flattened, one with its channels last would pass for
+    another picture.
+    """
+
+    def __init__(self, in_shape: tuple[int, int, int], *layers: Module):
+        super().__init__(*layers)
+        self.in_shape = tuple(in_shape)
+
+    def forward(self, x: Any) -> Tensor:
+        if x.shape[1:] != self.in_shape:
+            c, h, w = self.in_shape
+            last = x.shape[1:] == (h, w, c)
+            raise ValueError(
+                f"{type(self).__name__}: expected images (N, {c}, {h}, {w}), got {x.shape}"
+                + last * ", which look like (N, H, W, C): transpose(0, 3, 1, 2) mends it"
+            )
+        return super().forward(x)
 
 
 # --- layers -------------------------------------------------------------------------------------
@@ -525,8 +570,7 @@ class BatchNorm1d(Module):
 
     def forward(self, x: Any) -> Tensor:
         x = x if isinstance(x, Tensor) else tensor(x)
-        if x.dtype.kind != "f":
-            raise TypeError(f"{type(self).__name__}: x must be floating, not {x.dtype}")
+        check_floating(x, f"{type(self).__name__}: x")
         if x.ndim != self.ndim or x.shape[1] != self.weight.size:
             axes = ", H, W" if self.ndim == 4 else ""
             raise ValueError(

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from . import cuda
 from .autograd import Tensor
 from .backend import Array, array_module, device_of, to_device
-from .cuda.optim import update
+from .cuda import optim as on_card
 
 
 class Optimizer:
@@ -98,30 +97,24 @@ class Optimizer:
         learning = [
             (p, group) for group in self.groups for p in group["params"] if p.grad is not None
         ]
-        for p, _ in learning:
+        for p, group in learning:
             self.steps[p] += 1
-        states = [array for p, _ in learning for array in self.state.get(p, {}).values()]
-        if self.kernel and _on_card(learning, states):
-            weights, grads = ([getattr(p, a) for p, _ in learning] for a in ("data", "grad"))
-            for p, group in learning:
-                if not self.state.get(p):
-                    self.state[p] = self.first_state(p.data, group)
-            states = [
-                [self.state[p][k] for k in self.kept if k in self.state[p]] for p, _ in learning
-            ]
+            if not self.state.get(p):
+                self.state[p] = self.first_state(p.data, group)
+        arrays = [[p.data, p.grad, *self.state[p].values()] for p, _ in learning]
+        if self.kernel and on_card.takes(arrays):
             numbers = [self.numbers(self.steps[p], group) for p, group in learning]
-            update(self.kernel, weights, grads, states, numbers)
+            on_card.update(self.kernel, arrays, numbers)
             return
         for p, group in learning:
-            state = self.state.setdefault(p, {})
-            self.update(p.data, p.grad, self.steps[p], state, group)
+            self.update(p.data, p.grad, self.steps[p], self.state[p], group)
 
     def numbers(self, t: int, group: dict[str, Any]) -> list[float]:
         """What the kernel is given of a group, at a parameter's t-th step."""
         raise NotImplementedError
 
     def first_state(self, weight: Array, group: dict[str, Any]) -> dict[str, Array]:
-        """Zeros for what the kernel keeps for a parameter, in the order of `kept`."""
+        """What is kept for a parameter before its first step: zeros, in the order of `kept`."""
         return {name: array_module(weight).zeros_like(weight) for name in self.kept}
 
     def update(
@@ -176,14 +169,6 @@ class Optimizer:
             group["lr"] = lr
 
 
-def _on_card(learning: list[tuple[Tensor, dict[str, Any]]], states: list[Array]) -> bool:
-    """Whether all parameters, gradients and states are as the kernels take them."""
-    arrays = [array for p, _ in learning for array in (p.data, p.grad)] + states
-    if not arrays or not cuda.usable(*arrays):
-        return False
-    return all(array.flags.c_contiguous for array in arrays)
-
-
 def _listed(params: Any) -> list[Any]:
     """Several, or a single one, as a list."""
     return list(params) if isinstance(params, Iterable) else [params]
@@ -229,13 +214,10 @@ class SGD(Optimizer):
         if group["weight_decay"]:
             grad = grad + group["weight_decay"] * weight
         if group["momentum"]:
-            if "velocity" in state:
-                state["velocity"] *= group["momentum"]
-                state["velocity"] += grad
-            else:
-                state["velocity"] = grad.copy()
-            step = state["velocity"]
-            grad = grad + group["momentum"] * step if group["nesterov"] else step
+            velocity = state["velocity"]
+            velocity *= group["momentum"]
+            velocity += grad
+            grad = grad + group["momentum"] * velocity if group["nesterov"] else velocity
         weight -= group["lr"] * grad
 
 
@@ -264,9 +246,9 @@ class Adam(Optimizer):
 
     def check(self, group: dict[str, Any]) -> None:
         super().check(group)
-        group["betas"] = tuple(map(float, group["betas"]))
-        if not all(0 <= beta < 1 for beta in group["betas"]):
-            raise ValueError(f"Adam: betas must be in 0..1, below 1, not {group['betas']}")
+        group["betas"] = betas = tuple(map(float, np.ravel(group["betas"])))
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"Adam: betas must be two numbers in 0..1, below 1, not {betas}")
 
     def numbers(self, t: int, group: dict[str, Any]) -> list[float]:
         b1, b2 = group["betas"]
@@ -278,8 +260,6 @@ class Adam(Optimizer):
     ) -> None:
         xp = array_module(weight)
         b1, b2 = group["betas"]
-        if not state:
-            state["m"], state["v"] = xp.zeros_like(weight), xp.zeros_like(weight)
         if group["weight_decay"]:
             grad = grad + group["weight_decay"] * weight
         m, v = state["m"], state["v"]

@@ -77,6 +77,14 @@ def test_nothing_overflows(function, dtype):
     assert np.isfinite(x.grad).all()
 
 
+@every_activation
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
+def test_integers_are_refused(function, dtype):
+    """Bytes would wrap and give wrong numbers, and others would become float64."""
+    with pytest.raises(TypeError, match=f"^[A-Z].*: x must be floating, not {dtype}: use astype"):
+        function(tensor(np.ones((2, 3), dtype)))
+
+
 logits = hnp.arrays(
     np.float64, hnp.array_shapes(min_dims=1, max_dims=3, max_side=5), elements=st.floats(-50, 50)
 )

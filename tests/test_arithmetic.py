@@ -204,6 +204,24 @@ def test_indices_of_tensors_are_those_of_arrays():
     assert [row.numpy().tolist() for row in x] == x.numpy().tolist()
 
 
+@pytest.mark.parametrize("name", ["sum", "mean", "max"])
+def test_a_list_of_axes_is_a_tuple_of_them(name):
+    x = tensor(np.arange(24.0).reshape(2, 3, 4), requires_grad=True)
+    function = getattr(F, name)
+    assert np.array_equal(function(x, [0, -1]).numpy(), function(x, (0, -1)).numpy())
+    with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'dim'"):
+        function(x, dim=1)
+
+
+@pytest.mark.parametrize("join", [F.concatenate, F.stack])
+def test_integers_joined_to_floating_numbers_take_their_dtype(join):
+    """As where the two are added."""
+    whole, x = np.array([1, 2]), tensor([0.5, 1.5], requires_grad=True)
+    for pair in ((whole, x), (x, whole), (tensor(whole), x)):
+        assert join(pair).dtype == (pair[0] + pair[1]).dtype == np.float32
+    assert join([whole, whole]).dtype == whole.dtype
+
+
 def test_layout(rng, layout):
     a, b = rng.normal(size=(2, 4, 3, 5)), rng.normal(size=(2, 4, 3, 5))
     for function in (

@@ -434,6 +434,21 @@ def test_tensor_keeps_the_dtype_of_arrays_and_shares_them():
     assert tensor([1, 2]).dtype == tensor(1.5).dtype == np.float32
 
 
+@pytest.mark.parametrize("data", [[1.0, 2.0], 3.0, tensor([1.0])], ids=lambda x: type(x).__name__)
+def test_only_an_array_is_wrapped_as_it_is(data):
+    words = f"Tensor takes an array, minist.tensor a {type(data).__name__}"
+    with pytest.raises(TypeError, match=words):
+        Tensor(data)
+    assert tensor(data).dtype == np.float32
+
+
+@pytest.mark.parametrize("data", [None, [1.0, None], "3", 1j, np.array([{}])], ids=repr)
+def test_a_tensor_holds_real_numbers(data):
+    """NumPy would read None as NaN, and "3" as 3."""
+    with pytest.raises(TypeError, match="a tensor holds real numbers, not"):
+        tensor(data)
+
+
 def test_integers_cannot_require_a_gradient():
     with pytest.raises(TypeError, match=r"this is int64; convert it first"):
         tensor(np.arange(3), requires_grad=True)

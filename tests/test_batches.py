@@ -211,9 +211,20 @@ def test_an_error_in_the_thread_comes_out_after_what_was_good(good):
 
 
 def test_what_distort_refuses_comes_out_of_batches(data):
-    with pytest.raises(ValueError, match="kind must be one of R, RTS"):
-        next(batches(data, 4, "Z"))
+    with pytest.raises(ValueError, match="images must be"):
+        next(batches(Images(data.images[:, 0], data.labels), 4, "R"))
     assert not threads()
+
+
+def test_what_cannot_go_well_is_refused_at_once(data):
+    with pytest.raises(ValueError, match=r"distortion must be one of R, .* a function, not 'Z'"):
+        batches(data, 4, "Z")
+    with pytest.raises(ValueError, match="11 images but 10 labels"):
+        batches(Images(data.images, data.labels[:-1]), 4)
+
+
+def test_a_plain_pair_is_images_and_labels(data):
+    assert_equal(batches(data, 4, "R"), batches((data.images, data.labels), 4, "R"))
 
 
 @pytest.mark.parametrize("taken", [1, 2])

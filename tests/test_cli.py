@@ -114,6 +114,11 @@ def test_help_names_every_option_and_default(name, capsys):
         (["train", "--epochs", "0"], "epochs must be 1 or more, not 0"),
         (["train", "--held-out", "60000"], "cannot hold 60000 of 60000 images out"),
         (["train", "--data", "nowhere"], "found neither train-images-idx3-ubyte"),
+        (["train", "--model", "cnn", "--units", "64"], "--units is not for cnn"),
+        (["train", "--model", "cnn", "--transformation", "tps"], "--transformation is not for cnn"),
+        (["train", "--model", "st-fcn", "--filters", "8"], "--filters is not for st-fcn"),
+        (["info", "fcn", "--transformation", "tps"], "--transformation is not for fcn"),
+        (["info", "ST-CNN"], "ST-CNN holds no run, and is no network; those are fcn, cnn, st-fcn"),
         (["evaluate", "nowhere"], "nowhere holds no run"),
         (["show", "nowhere"], "nowhere holds no run"),
         (["info", "nowhere"], "nowhere holds no run"),
@@ -124,12 +129,24 @@ def test_a_mistake_is_one_sentence_and_exit_1(arguments, words, tmp_path, monkey
     assert minist(*arguments) == 1
     err = capsys.readouterr().err
     assert err.startswith("minist: ") and words in err and err.count("\n") == 1
+    assert not list(tmp_path.glob("runs/*"))
 
 
-@pytest.mark.parametrize("wrong", [["--model", "resnet"], ["--epochs", "many"], ["--colour", "1"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["train", "--model", "resnet"],
+        ["train", "--epochs", "many"],
+        ["train", "--colour", "1"],
+        ["train", "--gpus", "0"],
+        ["table1", "--workers", "0"],
+        ["benchmark", "--batch-size", "0"],
+        ["info", "cnn", "--filters", "-1"],
+    ],
+)
 def test_wrong_usage_is_exit_2(wrong, capsys):
     with pytest.raises(SystemExit) as stop:
-        minist("train", *wrong)
+        minist(*wrong)
     assert stop.value.code == 2
 
 

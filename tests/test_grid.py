@@ -341,6 +341,33 @@ def test_sizes_of_another_number_of_sides(name):
             transformation.grid(transformation.identity()[None], size)
 
 
+THETA = np.array([[1.0, 0, 0, 0, 1, 0]])
+
+
+@pytest.mark.parametrize("size", [28, (28,), (-1, 3), (2.5, 3), None, "28"])
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (regular_grid, "the size of a grid"),
+        (lambda size: Affine().grid(THETA, size), r"Affine\(\): the size of a grid"),
+        (lambda size: Affine().outline(THETA, size), r"Affine\(\): the size of an input"),
+        (lambda size: spatial.affine_grid(THETA.reshape(1, 2, 3), size), "affine_grid: size"),
+        (lambda size: spatial.projective_grid(np.ones((1, 8)), size), "projective_grid: size"),
+        (lambda size: spatial.tps_grid(np.ones((1, 6)), size, np.eye(3, 2)), "tps_grid: size"),
+        (lambda size: spatial.theta_from_pixels(np.eye(3), size, (3, 3)), "the size of an image"),
+        (lambda size: spatial.theta_to_pixels(THETA, (3, 3), size), "the size of an image"),
+        (
+            lambda size: spatial.SpatialTransformer(None, Affine(), output_size=size or 0),
+            "SpatialTransformer: output_size",
+        ),
+    ],
+)
+def test_what_is_no_size(call, name, size):
+    """A negative side gave an empty grid."""
+    with pytest.raises(ValueError, match=rf"^{name} is \(.*, not "):
+        call(size)
+
+
 @pytest.mark.parametrize("shape", [(2,), (1, 3, 2), (2, 3, 3), (2, 0), ()])
 @pytest.mark.parametrize("transformation", [Affine(), Affine() @ Projective()], ids=repr)
 def test_points_that_do_not_fit(transformation, shape):

@@ -12,11 +12,15 @@ from minist import Tensor, gradcheck, tensor
 REDUCTIONS = ["mean", "sum", "none"]
 
 
+SMOOTHINGS = [0.0, 0.2, 1.0]
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("n", "classes"), [(1, 1), (1, 3), (5, 4)])
-def test_gradient_of_cross_entropy(leaf, rng, reduction, n, classes):
+def test_gradient_of_cross_entropy(leaf, rng, reduction, n, classes, smoothing):
     labels = rng.integers(0, classes, n)
-    assert gradcheck(lambda x: F.cross_entropy(x, labels, reduction), leaf(n, classes))
+    assert gradcheck(lambda x: F.cross_entropy(x, labels, reduction, smoothing), leaf(n, classes))
 
 
 @pytest.mark.parametrize(
@@ -36,11 +40,14 @@ def test_gradient_of_other_losses(leaf, reduction, shape):
 def test_parity_with_torch(assert_same_as_torch, rng, reduction, scale):
     torch = pytest.importorskip("torch")
     labels = rng.integers(0, 10, 6)
-    assert_same_as_torch(
-        lambda x: F.cross_entropy(x, labels, reduction),
-        lambda x: torch.nn.functional.cross_entropy(x, torch.tensor(labels), reduction=reduction),
-        scale * rng.normal(size=(6, 10)),
-    )
+    for smoothing in SMOOTHINGS:
+        assert_same_as_torch(
+            lambda x, s=smoothing: F.cross_entropy(x, labels, reduction, label_smoothing=s),
+            lambda x, s=smoothing: torch.nn.functional.cross_entropy(
+                x, torch.tensor(labels), reduction=reduction, label_smoothing=s
+            ),
+            scale * rng.normal(size=(6, 10)),
+        )
     assert_same_as_torch(
         lambda a, b: F.mse_loss(a, b, reduction),
         lambda a, b: torch.nn.functional.mse_loss(a, b, reduction=reduction),
@@ -128,6 +135,7 @@ x43 = tensor(np.zeros((4, 3)))
         (lambda: F.cross_entropy(x43, [[0], [1], [0], [1]]), r"got \(4, 3\) and \(4, 1\)"),
         (lambda: F.cross_entropy(x43.reshape(12), [0]), r"got \(12,\) and \(1,\)"),
         (lambda: F.cross_entropy(x43, [0, 1, 2, 0], "avg"), "reduction must be .* not 'avg'"),
+        (lambda: F.cross_entropy(x43, [0, 1, 2, 0], "sum", 1.1), "label_smoothing .* not 1.1"),
         (
             lambda: F.mse_loss(x43, np.ones(3)),
             r"prediction .* differ in shape, \(4, 3\) and \(3,\)",
@@ -147,6 +155,25 @@ def test_errors(call, words):
 def test_labels_must_be_class_numbers(labels):
     with pytest.raises(TypeError, match=r"^CrossEntropy: labels .* must be integers"):
         F.cross_entropy(tensor(np.zeros((2, 2))), labels)
+
+
+def test_a_tensor_made_of_a_list_of_labels_is_told_of():
+    with pytest.raises(TypeError, match=r"not float32: use numpy\.array, since a tensor"):
+        F.cross_entropy(tensor(np.zeros((2, 2))), tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: F.mse_loss(x, x[::-1].copy()),
+        lambda x: F.cross_entropy(x, [0, 1]),
+        lambda x: F.triplet_hinge_loss(x, x, x),
+    ],
+)
+def test_losses_of_integers_are_refused(call):
+    """10 - 200 in bytes is 66."""
+    with pytest.raises(TypeError, match=r"must be floating, not u?int"):
+        call(np.array([[10, 20, 30], [200, 210, 220]], np.uint8))
 
 
 def test_mse_loss_computes_nothing_for_a_constant_target(leaf):

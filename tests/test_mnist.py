@@ -157,6 +157,13 @@ def test_minist_data_names_a_folder_and_root_goes_before_it(tmp_path, monkeypatc
     assert MNIST(root=write(tmp_path / "root", ARRAY, [3, 4])).labels.tolist() == [3, 4]
 
 
+@pytest.mark.parametrize("first", ["/my/fashion-mnist", "test", 0, None])
+def test_a_folder_in_the_place_of_train_is_refused(first):
+    """PyTorch's MNIST has root first, and a string would count as True."""
+    with pytest.raises(TypeError, match=r"train must be True or False, not .* MNIST\(root=folder"):
+        MNIST(first)
+
+
 def test_an_empty_minist_data_means_the_package(monkeypatch):
     monkeypatch.setenv("MINIST_DATA", "")
     assert len(MNIST(train=False)) == 10_000

@@ -57,6 +57,13 @@ def test_counting_leaves_the_random_numbers_alone():
     assert all(np.array_equal(states[0][key], states[1][key]) for key in states[0])
 
 
+@pytest.mark.parametrize("name", models.MODELS)
+def test_images_of_another_size_are_named(name):
+    """Not the features of a layer deep inside."""
+    with pytest.raises(ValueError, match=r"expected images \(N, 1, 42, 42\), got \(2, 1, 28, 28\)"):
+        models.build(name, distortion="RTS")(images(2, "R"))
+
+
 @pytest.mark.parametrize("distortion", ["RTS", "TC"])
 @pytest.mark.parametrize("name", ["st-fcn", "st-cnn"])
 def test_a_large_canvas_is_halved_behind_the_transformer(name, distortion):

@@ -94,6 +94,38 @@ def test_every_parameter_has_one_name_also_where_modules_share_it():
     assert net.parameters()[1] is net.second.weight
 
 
+class Scattered(nn.Module):
+    """Parameters and modules wherever one may put them."""
+
+    def __init__(self):
+        self.scales = [nn.Parameter(1.0), nn.Parameter(2.0)]
+        self.by_name = {"a": nn.Parameter(3.0), "layer": nn.Linear(1, 1, bias=False)}
+        self.rows = [[nn.BatchNorm1d(1)], (nn.Parameter(4.0), None)]
+        self.seen = self.scales[0] * 2.0  # a result, which nobody wants to learn
+
+
+def test_parameters_and_modules_are_found_in_lists_and_dicts():
+    net = Scattered()
+    of_norm = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+    norm = [f"rows.0.0.{name}" for name in of_norm]
+    own = ["scales.0", "scales.1", "by_name.a", "rows.1.0"]
+    names = [*own, "by_name.layer.weight", *norm[:2]]
+    assert [name for name, _ in net.named_parameters()] == names
+    assert list(net.state_dict()) == [*names, *norm[2:]]
+    net.eval().load_state_dict({name: a + 1 for name, a in net.state_dict().items()})
+    assert net.scales[1].item() == 3.0 and not net.rows[0][0].training
+
+
+@pytest.mark.parametrize("place", [lambda x: x, lambda x: [x], lambda x: {"x": [x]}])
+def test_a_tensor_that_would_not_be_learnt_is_named(place):
+    net = nn.Sequential(nn.ReLU())
+    net[0].scale = place(minist.tensor(1.0, requires_grad=True))
+    with pytest.raises(TypeError, match=r"^ReLU\.scale.* would not be learnt: make it an nn\.Par"):
+        net.parameters()
+    net[0].scale = place(minist.tensor(1.0))
+    assert net.parameters() == []
+
+
 def test_a_shared_parameter_gets_the_gradient_of_all_its_uses():
     layer = nn.Linear(1, 1)
     layer.weight.data[...] = 3.0

@@ -15,7 +15,6 @@ pytest.importorskip("setuptools", minversion="77", reason="building needs setupt
 ROOT = Path(__file__).parent.parent
 SOURCES = ["minist", "LICENSE", "README.md", "pyproject.toml", "setup.cfg"]
 PAYLOAD = {
-    "minist/py.typed",
     "minist/datasets/mnist/LICENSE.md",
     "minist/datasets/mnist/train-images-idx3-ubyte.gz",
     "minist/datasets/mnist/train-labels-idx1-ubyte.gz",

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from minist import cli, datasets
-from minist.datasets import Images
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -34,15 +33,25 @@ def blocks(page, kind):
     return re.findall(rf"```{kind}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks(PAGES[0], "python"))
-def test_python_examples_run(code, monkeypatch, capsys):
-    data = datasets.MNIST(train=False)
-    monkeypatch.setattr(datasets, "MNIST", lambda: Images(data.images[:200], data.labels[:200]))
-    exec(compile(code, "README.md", "exec"), {})
-    if "print" in code:
-        loss, theta = capsys.readouterr().out.split("\n", 1)
-        assert 1 < float(loss.split()[1]) < 4
-        assert len(theta.strip("[]\n").split()) == 6
+def test_python_examples_run(monkeypatch, capsys):
+    class Few(datasets.MNIST):
+        def __init__(self, train=True):
+            super().__init__(train)
+            self.images, self.labels = self.images[:200], self.labels[:200]
+
+    monkeypatch.setattr(datasets, "MNIST", Few)
+    trained, ten_lines, own = blocks(PAGES[0], "python")
+    exec(compile(trained, "README.md", "exec"), {})
+    assert float(capsys.readouterr().out.split()[2]) < 5
+    names = {}
+    exec(compile(ten_lines, "README.md", "exec"), names)
+    loss, theta = capsys.readouterr().out.split("\n", 1)
+    assert 1 < float(loss.split()[1]) < 4
+    assert len(theta.strip("[]\n").split()) == 6
+    measured = trained.replace('models.pretrained("st-cnn-affine-R")', "model.eval()")
+    exec(compile(measured, "README.md", "exec"), names)
+    assert 20 < float(capsys.readouterr().out.split()[2]) < 100
+    exec(compile(own, "README.md", "exec"), {})
 
 
 EXAMPLE = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", flags=re.DOTALL)

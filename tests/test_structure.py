@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -105,6 +106,18 @@ def test_only_the_backend_and_the_kernels_import_cupy(path):
 
 def test_the_engine_is_short():
     assert len((PACKAGE / "autograd.py").read_text(encoding="utf-8").splitlines()) < 400
+
+
+@pytest.mark.parametrize(("wish", "calls"), [(None, 2), ("1", 2), ("0", 0)])
+def test_the_setting_of_the_whole_process_can_be_declined(wish, calls, monkeypatch):
+    made = []
+    library = SimpleNamespace(mallopt=lambda *setting: made.append(setting))
+    monkeypatch.setattr(minist.backend.ctypes, "CDLL", lambda name: library)
+    monkeypatch.delenv("MINIST_KEEP_MEMORY", raising=False)
+    if wish is not None:
+        monkeypatch.setenv("MINIST_KEEP_MEMORY", wish)
+    minist.backend.keep_freed_memory()
+    assert len(made) == calls
 
 
 def test_importing_minist_is_light():

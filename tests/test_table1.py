@@ -191,6 +191,30 @@ def test_control_c_stops_every_job_at_a_checkpoint(tmp_path):
     assert not second.exists()  # nor another job begun
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_a_killed_command_leaves_no_worker_behind(tmp_path):
+    command = "-m minist table1 --models fcn --distortions R --workers 1 --epochs 10000"
+    run = Run(tmp_path / "runs/table1/fcn-R-0")
+    with subprocess.Popen(
+        [sys.executable, *command.split(), "--limit", "640"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        wait_for(lambda: run.checkpoint.exists(), process)
+        process.kill()
+    # Its worker holds the folder's lock, and writes a checkpoint of its last step before it ends.
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with run.locked():
+                break
+        except RunError:
+            time.sleep(0.02)
+    else:
+        pytest.fail("the worker goes on")
+    assert run.go_back()[0].notes["step"] == run.lines()[-1]["step"]
+
+
 # What a Dask worker runs first: whichever worker is the first to its third checkpoint is killed.
 KILLED_ONCE = """
 import os, signal
@@ -313,7 +337,7 @@ def test_what_is_written_is_what_there_is(tmp_path, capsys):
     for text in (printed, page):
         assert "| CNN | **1.25** (1.2, +0.05) | unmeasured (0.8) | **1.50** (1.5, +0.00) |" in text
     assert "2 of 36 cells have been run, 0.2 hours in all" in page
-    assert "| CNN | P | 120,000 | 0 | 14 | 840,000 | 0 | 0.10 | an abacus |" in page
+    assert "| CNN | P | 120,000 | 0 | 14 | 840,000 | 0 | 0 | 0.10 | an abacus |" in page
     assert "- adam, rate 0.003" in page and "- sgd, rate 0.003" in page
     assert "table1-cases.png" not in page  # there are no weights to draw it with
     assert (tmp_path / "table1-curves.png").read_bytes().startswith(b"\x89PNG")

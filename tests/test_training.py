@@ -15,7 +15,7 @@ import pytest
 
 import minist
 import minist.functional as F
-from minist import models, nn, optim
+from minist import models, nn, optim, training
 from minist.datasets import MNIST, distorted, split
 from minist.experiments.distorted_mnist import draw
 from minist.spatial import share_outside
@@ -198,11 +198,11 @@ def test_a_run_that_broke_off_goes_on_bit_for_bit(straight, tmp_path, monkeypatc
     # transformers 11323, pytorch-lightning 688: resume is another run
     run, steps = Run(tmp_path), []
 
-    def break_off(*arguments):
+    def break_off(*arguments, **options):
         steps.append(arguments)
         if len(steps) > at:
             raise MemoryError
-        return training_step(*arguments)
+        return training_step(*arguments, **options)
 
     monkeypatch.setattr(loop_module, "training_step", break_off)
     with pytest.raises(MemoryError):
@@ -291,6 +291,33 @@ def test_a_run_that_cannot_start_does_not_claim_its_folder(tmp_path):
     assert not Run(tmp_path).exists()
 
 
+def test_a_folder_need_not_exist_yet_and_may_be_given_by_its_path(straight, tmp_path):
+    folder = tmp_path / "some" / "new"
+    train(QUICK, folder)
+    assert Run(folder).model.read_bytes() == straight.model.read_bytes()
+    assert training.test(str(folder)) == training.test(straight)
+    assert load_trained(straight)[1] == load_trained(straight.folder)[1]
+
+
+def test_what_fails_at_once_leaves_no_folder(tmp_path):
+    wrong = replace(QUICK, data=str(tmp_path / "nowhere"))
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "new", tmp_path / "there"):
+        there = folder.exists()
+        with pytest.raises(FileNotFoundError, match="found neither"):
+            carry_out(wrong, folder, draw)
+        assert folder.exists() == there
+
+
+def test_a_short_run_warms_up_for_a_tenth_of_it():
+    for steps, rise in ((32, 3), (2000, 200), (6566, 200)):
+        state, rates = State.start(Settings(filters=1), steps), []
+        for _ in range(rise + 2):
+            rates.append(state.optimizer.groups[0]["lr"])
+            state.schedule.step()
+        assert np.argmax(rates) == rise - 1 and rates[0] < 1.1 * rates[rise - 1] / rise
+
+
 def test_images_of_another_size_are_refused_in_words(tmp_path, monkeypatch):
     large = minist.datasets.Images(np.zeros((9, 1, 32, 32), np.uint8), np.zeros(9, np.int64))
     monkeypatch.setattr(loop_module, "MNIST", lambda **_: large)
@@ -298,13 +325,36 @@ def test_images_of_another_size_are_refused_in_words(tmp_path, monkeypatch):
         load_training_set(replace(QUICK, data="elsewhere"))
 
 
+def test_label_smoothing_is_trained_with(tmp_path, monkeypatch):
+    seen = []
+
+    def step(*arguments, **options):
+        seen.append(options["label_smoothing"])
+        return training_step(*arguments, **options)
+
+    monkeypatch.setattr(loop_module, "training_step", step)
+    run = Run(tmp_path)
+    with run.locked():
+        train(replace(QUICK, label_smoothing=0.2), run)
+    assert set(seen) == {0.2}
+
+
+def test_the_loss_of_a_step_is_smoothed():
+    model = models.build("fcn")
+    images, labels = np.zeros((4, 1, 28, 28), np.float32), np.arange(4)
+    with MicroBatches(4) as micro_batches:
+        report = training_step(model, images, labels, micro_batches, label_smoothing=0.3)
+    loss = F.cross_entropy(model(minist.tensor(images)), labels, "sum", 0.3)
+    assert report.loss == pytest.approx(loss.item())
+
+
 @pytest.mark.filterwarnings("ignore:more than half of the images")
 def test_weights_that_are_not_finite_are_not_saved(half_done, monkeypatch):
     kept = half_done.previous.read_bytes()
     os.replace(half_done.previous, half_done.checkpoint)
 
-    def broken_step(model, *rest):
-        report = training_step(model, *rest)
+    def broken_step(model, *rest, **options):
+        report = training_step(model, *rest, **options)
         for parameter in model.parameters():
             parameter.grad = parameter.grad * np.nan
         return report
@@ -349,8 +399,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(half_don
     os.replace(half_done.previous, half_done.checkpoint)
     kept = half_done.checkpoint.read_bytes()
 
-    def nan_step(model, images, labels, *rest):
-        report = training_step(model, images, labels, *rest)
+    def nan_step(*arguments, **options):
+        report = training_step(*arguments, **options)
         return replace(report, loss=report.loss * np.nan)
 
     monkeypatch.setattr(loop_module, "training_step", nan_step)
@@ -470,6 +520,12 @@ def test_plain_sgd_is_the_paper_s_update(digits):
         ({"lr": -1.0}, "lr must be 0 or more"),
         ({"lr": float("nan")}, "lr must be 0 or more"),
         ({"units": 0}, "units must be 1 or more"),
+        ({"epochs": 1.5}, "epochs must be int, not 1.5"),
+        ({"epochs": "3"}, "epochs must be int, not '3'"),
+        ({"epochs": None}, "epochs must be int, not None"),
+        ({"limit": 2.0}, r"limit must be int \| None, not 2.0"),
+        ({"lr": "0.1"}, "lr must be float, not '0.1'"),
+        ({"seed": True}, "seed must be int, not True"),
         ({"optimizer": "lamb"}, "optimizer must be one of adam, sgd"),
         ({"schedule": "linear"}, "schedule must be one of cosine, steps"),
         ({"model": "resnet"}, "model must be one of fcn, cnn"),

@@ -3,6 +3,7 @@
 import re
 import threading
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -615,6 +616,37 @@ def test_share_outside(x, share):
     grid[..., 0] = x
     assert share_outside(minist.tensor(grid)) == pytest.approx(share)
     assert share_outside(minist.tensor(grid[..., ::-1])) == pytest.approx(share)
+
+
+def test_arrays_and_lists_are_taken_as_tensors_are():
+    grid, theta = np.full((1, 1, 3, 2), 1.5), np.array([[1.0, 0.5, 0.0, 0.0, 1.0, 0.0]])
+    for kind in (np.asarray, minist.tensor, lambda x: x.tolist()):
+        assert share_outside(kind(grid)) == 1
+        assert outside_penalty(kind(grid)).item() == 1.0
+        assert identity_penalty(kind(theta), Affine()).item() == pytest.approx(0.25 / 6)
+    with pytest.raises(TypeError, match="grid must be floating, not int64"):
+        share_outside(np.ones((1, 1, 3, 2), np.int64))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mode": "cubic"}, "mode must be one of nearest, .* or a Kernel, not 'cubic'"),
+        ({"mode": [kernels.Bilinear()]}, "1 kernels for 2 axes"),
+        ({"padding_mode": "reflect"}, "padding_mode must be one of .* not 'reflect'"),
+        ({"output_size": (7, 7, 7)}, r"SpatialTransformer: output_size is \(H', W'\), not \(7, 7"),
+    ],
+)
+def test_options_of_the_sampler_are_looked_at_at_once(options, words):
+    with pytest.raises(ValueError, match=words):
+        transformer(Affine(), **options)
+
+
+@pytest.mark.parametrize("kind", [SpatialTransformer, partial(spatial.ParallelTransformers, 2)])
+def test_localisation_and_transformation_in_the_other_order(kind):
+    net = LocalisationCNN((1, 28, 28), Affine())
+    with pytest.raises(TypeError, match=r"Transformers?: expected .* in this order, not Local"):
+        kind(Affine(), net)
 
 
 class PerImage(nn.Module):

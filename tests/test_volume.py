@@ -1,17 +1,17 @@
 """A solid digit in a volume: the networks, and the experiment from command to picture."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 import minist.functional as F
-from minist import Tensor, cli, manual_seed, optim
+from minist import Tensor, cli, manual_seed, optim, training
 from minist.datasets import MNIST, Images, solids
 from minist.experiments.volume import Volume
 from minist.models.volume import MODELS, XRays, build
-from minist.training import Run, RunError, load_trained, train, training_step
+from minist.training import Run, RunError, Settings, load_trained, train, training_step
 from minist.training import loop as loop_module
 
 QUICK = Volume(epochs=2, limit=96, batch_size=32, micro_batch=16, filters=2, size=21)
@@ -99,11 +99,11 @@ def test_a_run_that_broke_off_goes_on_bit_for_bit(model, tmp_path, monkeypatch):
     train(settings, whole)
     steps = []
 
-    def break_off(*arguments):
+    def break_off(*arguments, **options):
         steps.append(arguments)
         if len(steps) > 4:
             raise MemoryError
-        return training_step(*arguments)
+        return training_step(*arguments, **options)
 
     monkeypatch.setattr(loop_module, "training_step", break_off)
     with pytest.raises(MemoryError):
@@ -145,6 +145,34 @@ def test_test_volumes_do_not_depend_on_the_seed_of_the_run(few_test_digits):
     for (a, labels), (b, others) in zip(*parts, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(labels, others)
+
+
+@dataclass(frozen=True)
+class Halves(Settings):
+    """An experiment made of another one."""
+
+    command = "halves"
+
+    def examples(self, digits, rng):
+        return Images(super().examples(digits, rng).images / 2, digits.labels)
+
+
+def test_an_experiment_may_be_made_of_another(few_test_digits, tmp_path, capsys):
+    settings = Halves(epochs=1, limit=96, filters=2)
+    train(settings, tmp_path)
+    _, recorded, _ = load_trained(tmp_path)
+    assert type(recorded) is Halves and recorded.limit == 96
+    assert 0 < training.test(tmp_path)["error"] <= 100
+    assert cli.main(["show", str(tmp_path), "--digits", "2"]) == 0
+    assert (tmp_path / "result.png").is_file()
+
+
+def test_an_experiment_without_a_name_of_its_own_is_refused():
+    """Its runs would be taken for those of the experiment it is made of."""
+    with pytest.raises(TypeError, match=r"Nameless needs a name in config\.json"):
+
+        class Nameless(Settings):
+            pass
 
 
 def test_a_run_of_an_experiment_that_is_not_known_says_so(tmp_path):

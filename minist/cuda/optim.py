@@ -7,38 +7,41 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..backend import Array
-from . import by_value, launch, pointer, struct
+from . import by_value, launch, pointer, struct, usable
 
 TENSORS, SETTINGS = 40, 6  # what a launch takes, as in optim.cu; more parameters take more launches
 
 
-def update(
-    kernel: str,
-    weights: list[Array],
-    grads: list[Array],
-    states: list[list[Array]],
-    settings: Sequence[Sequence[float]],
-) -> None:
-    """Change the weights and each one's state, at most two arrays, in place; all in C order.
+def takes(arrays: Sequence[Sequence[Array]]) -> bool:
+    """Whether all are as the kernels take them: on a card, of one floating type, in C order."""
+    every = [array for of_one in arrays for array in of_one]
+    return bool(every) and usable(*every) and all(array.flags.c_contiguous for array in every)
 
-    `kernel` is "adam" or "sgd", `settings` what it is given for each parameter.
+
+def update(
+    kernel: str, arrays: Sequence[Sequence[Array]], settings: Sequence[Sequence[float]]
+) -> None:
+    """Change parameters and what is kept for them in place.
+
+    Parameters
+    ----------
+    kernel : "adam" or "sgd"
+    arrays : sequence of sequences
+        Of each parameter: its weight, its gradient and at most two arrays that are kept.
+    settings : sequence of sequences of float
+        What the kernel is given for each parameter.
     """
-    for i in range(0, len(weights), TENSORS):
-        part = slice(i, i + TENSORS)
-        ends = np.cumsum([weight.size for weight in weights[part]]).tolist()
-        first, second = (
-            [state[j] if j < len(state) else None for state in states[part]] for j in range(2)
-        )
-        parameters = struct(
-            len(ends),
-            filled(ends),
-            *(addresses(arrays) for arrays in (weights[part], grads[part], first, second)),
-        )
+    for i in range(0, len(arrays), TENSORS):
+        part = arrays[i : i + TENSORS]
+        ends = np.cumsum([weight.size for weight, *_ in part]).tolist()
+        four = [[*of_one, None, None][:4] for of_one in part]
+        columns = [addresses(column) for column in zip(*four, strict=True)]
+        parameters = struct(len(ends), filled(ends), *columns)
         parameters = by_value(np.array(parameters, np.int64))  # addresses are always long
         numbers = np.zeros((TENSORS, SETTINGS))
-        numbers[: len(ends), : len(settings[0])] = settings[part]
+        numbers[: len(ends), : len(settings[0])] = settings[i : i + TENSORS]
         numbers = by_value(numbers.reshape(-1))
-        launch("optim.cu", kernel, ends[-1], parameters, numbers, like=weights[0])
+        launch("optim.cu", kernel, ends[-1], parameters, numbers, like=part[0][0])
 
 
 def filled(numbers: list[int]) -> list[int]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backend import Array, array_module, on_this_device
-from .distortions import as_floats, distort
+from .distortions import DISTORTIONS, as_floats, distort
 
 
 class Images(NamedTuple):
@@ -39,9 +39,15 @@ def split(data: Images, held_out: int) -> tuple[Images, Images]:
 
 
 def maker(distortion: str | Make | None) -> Make:
-    """What makes examples of digits: a distortion by its name, a function, or mere conversion."""
+    """What makes examples of digits: a distortion by its name, a function, or mere conversion.
+
+    Raises ValueError for another name.
+    """
     if callable(distortion):
         return distortion
+    if distortion not in (None, *DISTORTIONS):
+        known = ", ".join(DISTORTIONS)
+        raise ValueError(f"distortion must be one of {known}, or a function, not {distortion!r}")
     if distortion is None:
         return lambda digits, rng: Images(innermost(as_floats(digits.images)), digits.labels)
     return lambda digits, rng: Images(distort(digits.images, distortion, rng), digits.labels)
@@ -89,7 +95,7 @@ def batches(
 
     Parameters
     ----------
-    data : Images, or anything with `images` (N, 1, H, W) and `labels` (N,)
+    data : Images, or anything with `images` (N, 1, H, W) and `labels` (N,), or a pair of those
     batch_size : int
         Images in a batch; the last one of an epoch may have fewer.
     distortion : str or function, optional
@@ -106,17 +112,21 @@ def batches(
     Raises
     ------
     ValueError
-        If batch_size is below 1.
+        If batch_size is below 1, there are not as many labels as images, or no such distortion.
     """
+    if isinstance(data, tuple | list):
+        data = Images(*data)
     if batch_size < 1:
         raise ValueError(f"batches: batch_size must be 1 or more, not {batch_size}")
-    return prefetch(_batches(data, batch_size, distortion, seed, epoch, first))
+    if (n := len(data.images)) != (found := len(data.labels)):
+        raise ValueError(f"batches: {n} images but {found} labels")
+    return prefetch(_batches(data, batch_size, maker(distortion), seed, epoch, first))
 
 
 def _batches(
-    data: Images, batch_size: int, distortion: str | Make | None, seed: int, epoch: int, first: int
+    data: Images, batch_size: int, make: Make, seed: int, epoch: int, first: int
 ) -> Iterator[Images]:
-    make, xp = maker(distortion), array_module(data.images)
+    xp = array_module(data.images)
     order = np.random.default_rng([seed, epoch]).permutation(len(data.labels))
     for number in range(first, -(-len(order) // batch_size)):
         chosen = xp.asarray(order[number * batch_size : (number + 1) * batch_size])

@@ -46,6 +46,8 @@ class MNIST:
         If a file is missing from the folder.
     ValueError
         If a file is damaged or of another kind, or there are not as many labels as images.
+    TypeError
+        If train is not a bool: a folder, as PyTorch's MNIST has it first, or "test".
 
     Examples
     --------
@@ -58,6 +60,11 @@ class MNIST:
     labels: np.ndarray
 
     def __init__(self, train: bool = True, root: str | os.PathLike[str] | None = None) -> None:
+        if not isinstance(train, bool | np.bool_):  # a string would count as True
+            raise TypeError(
+                f"MNIST: train must be True or False, not {train!r}; "
+                "a folder is given as in MNIST(root=folder, train=False)"
+            )
         if root is None:
             root = os.environ.get("MINIST_DATA") or None
         part = "train" if train else "t10k"

@@ -17,7 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import mean
 from typing import Any, ClassVar
@@ -153,7 +153,8 @@ class Jobs:
 
 # --- where jobs run -----------------------------------------------------------------------------
 
-stopped = threading.Event()  # in a process of the pool: Ctrl-C was pressed
+# In a process of the pool: Ctrl-C was pressed; a job is being run.
+stopped, at_work = threading.Event(), threading.Lock()
 
 
 @contextmanager
@@ -181,18 +182,28 @@ def be_a_worker(threads: int) -> None:
     Ctrl-C was pressed. (The training itself finishes its step and writes a checkpoint.)"""
     os.environ["MINIST_NUM_THREADS"] = str(threads)
     signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+
+
+def stop_with_parent() -> None:
+    """End, at a checkpoint as by Ctrl-C, when the process that wants the results is gone."""
+    parent_process().join()
+    os.kill(os.getpid(), signal.SIGINT)
+    with at_work:
+        os._exit(1)
 
 
 def run_job(job: Experiment, folder: str, draw: Callable[[Path], Any]) -> dict[str, Any]:
     """Run a job in its folder, from its last checkpoint if it has one; its result."""
-    if stopped.is_set():
-        raise KeyboardInterrupt
-    try:
-        carry_out(job, folder, draw, resume=True, progress=False)
-    except KeyboardInterrupt:
-        stopped.set()
-        raise
-    return result(Run(folder))
+    with at_work:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        try:
+            carry_out(job, folder, draw, resume=True, progress=False)
+        except KeyboardInterrupt:
+            stopped.set()
+            raise
+        return result(Run(folder))
 
 
 # --- results ------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""Activations: what gives a network its non-linearity, and the softmax that ends it."""
+"""Activations: what gives a network its non-linearity, and the softmax that ends it.
+
+Each takes floating numbers only; integers are a TypeError.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ from .. import cuda
 from ..autograd import Function, Tensor
 from ..backend import Array, array_module
 from ..cuda import activation as on_card
+from .arithmetic import check_floating
 
 
 class ReLU(Function):
     """y = max(x, 0);  dL/dx = g where x > 0, else 0 (also at the kink x = 0)."""
 
     def forward(self, x: Array) -> Array:
+        check_floating(x, "x")
         if self.needs_grad[0]:
             self.positive = x > 0
         return array_module(x).maximum(x, 0.0)
@@ -29,6 +34,7 @@ class BiasReLU(Function):
     """
 
     def forward(self, x: Array, bias: Array) -> Array:
+        check_floating(x, "x")
         if x.ndim < 2 or bias.shape != x.shape[1:2]:
             raise ValueError(f"x (N, C, ...) needs a bias (C,), not {x.shape} and {bias.shape}")
 
@@ -50,8 +56,7 @@ class LeakyReLU(Function):
     """y = x for x > 0, else a x;  dL/dx = g for x > 0, else a g."""
 
     def forward(self, x: Array, negative_slope: float) -> Array:
-        if x.dtype.kind != "f":
-            raise TypeError(f"x must be floating, not {x.dtype}: use astype(numpy.float32)")
+        check_floating(x, "x")
         self.slope = array_module(x).where(x > 0, 1.0, negative_slope).astype(x.dtype)
         return x * self.slope
 
@@ -67,6 +72,7 @@ class Sigmoid(Function):
     """
 
     def forward(self, x: Array) -> Array:
+        check_floating(x, "x")
         xp = array_module(x)
         self.y = xp.exp(xp.minimum(x, 0.0)) / (1.0 + xp.exp(-abs(x)))
         return self.y
@@ -79,6 +85,7 @@ class Tanh(Function):
     """y = tanh(x);  dy/dx = 1 - y^2."""
 
     def forward(self, x: Array) -> Array:
+        check_floating(x, "x")
         self.y = array_module(x).tanh(x)
         return self.y
 
@@ -94,6 +101,7 @@ class Softmax(Function):
     """
 
     def forward(self, x: Array, dim: int) -> Array:
+        check_floating(x, "x")
         self.dim = dim
         exp = array_module(x).exp(below_zero(x, dim))
         self.y = exp / exp.sum(axis=dim, keepdims=True)
@@ -110,6 +118,7 @@ class LogSoftmax(Function):
     """
 
     def forward(self, x: Array, dim: int) -> Array:
+        check_floating(x, "x")
         xp = array_module(x)
         self.dim = dim
         shifted = below_zero(x, dim)

@@ -18,22 +18,27 @@ from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module, device_of, to_device
 from ..backend import concatenate as concatenate_arrays
 
-Axis = int | tuple[int, ...] | None
+Axis = int | Sequence[int] | None
+
+
+def promoted(values: Sequence[Any]) -> Sequence[Any]:
+    """Values that meet in an operation. Integers beside floating numbers take their dtype, where
+    NumPy would make float64 of int64 and float32."""
+    dtypes = [getattr(x, "dtype", None) for x in values]
+    kinds = [getattr(dtype, "kind", None) for dtype in dtypes]
+    if "f" not in kinds:
+        return values
+    floating = dtypes[kinds.index("f")]
+    pairs = zip(values, kinds, strict=True)
+    return [x.astype(floating) if kind in ("i", "u") else x for x, kind in pairs]
 
 
 class Binary(Function):
-    """An operation on two tensors. Integers beside floating numbers take their dtype, where
-    NumPy would make float64 of int64 and float32."""
+    """An operation on two tensors."""
 
     @classmethod
     def apply(cls, a: Any, b: Any) -> Tensor:
-        return super().apply(floating_beside(a, b), floating_beside(b, a))
-
-
-def floating_beside(a: Any, b: Any) -> Any:
-    """a, in the dtype of b where a holds integers and b does not."""
-    kinds = [getattr(getattr(x, "dtype", None), "kind", None) for x in (a, b)]
-    return a.astype(b.dtype) if kinds[0] in ("i", "u") and kinds[1] == "f" else a
+        return super().apply(*promoted((a, b)))
 
 
 class Elementwise(Binary):
@@ -53,6 +58,12 @@ def check_broadcast(name: str, shape_a: tuple[int, ...], shape_b: tuple[int, ...
                 f"{name}: shapes {shape_a} and {shape_b} do not broadcast: "
                 f"from the right, {m} meets {n}; sizes must be equal, or one of them 1"
             )
+
+
+def check_floating(x: Array | Tensor, name: str) -> None:
+    """TypeError if x holds integers, of which bytes would wrap and others become float64."""
+    if x.dtype.kind != "f":
+        raise TypeError(f"{name} must be floating, not {x.dtype}: use astype(numpy.float32)")
 
 
 class Add(Elementwise):
@@ -458,12 +469,12 @@ def clip(x: Any, low: float | None = None, high: float | None = None) -> Tensor:
 
 def sum_(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Sum over an axis or several, all by default; `keepdims` leaves them in the shape, as 1."""
-    return Sum.apply(x, axis=axis, keepdims=keepdims)
+    return Sum.apply(x, axis=_several(axis), keepdims=keepdims)
 
 
 def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Mean over an axis or several, all by default; `keepdims` leaves them in the shape, as 1."""
-    return Mean.apply(x, axis=axis, keepdims=keepdims)
+    return Mean.apply(x, axis=_several(axis), keepdims=keepdims)
 
 
 def max_(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -472,7 +483,16 @@ def max_(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     Ties go to the first in reading order; `keepdims` leaves the axes in the shape, as 1. Raises
     ValueError where there is no element.
     """
-    return Max.apply(x, axis=axis, keepdims=keepdims)
+    return Max.apply(x, axis=_several(axis), keepdims=keepdims)
+
+
+def _several(axis: Axis) -> Axis:
+    """A list of axes as the tuple that NumPy wants."""
+    return tuple(axis) if isinstance(axis, list) else axis
+
+
+for _function in (abs_, sum_, max_):  # F.sum, told from Python's own sum here alone
+    _function.__name__ = _function.__qualname__ = _function.__name__.rstrip("_")
 
 
 def reshape(x: Any, *shape: Any) -> Tensor:
@@ -499,12 +519,12 @@ def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
 
     Raises ValueError if their shapes differ along another, or there is none to join.
     """
-    return Concatenate.apply(*tensors, axis=axis)
+    return Concatenate.apply(*promoted(tensors), axis=axis)
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     """Tensors of one shape joined along a new axis. Raises ValueError if shapes differ."""
-    return Stack.apply(*tensors, axis=axis)
+    return Stack.apply(*promoted(tensors), axis=axis)
 
 
 def astype(x: Any, dtype: Any) -> Tensor:

@@ -8,14 +8,14 @@ import numpy as np
 
 from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module, generator
+from .arithmetic import check_floating
 
 
 class Dropout(Function):
     """y = x m / (1 - p) with m in {0, 1}, 0 with probability p;  dL/dx = g m / (1 - p)."""
 
     def forward(self, x: Array, p: float, rng: np.random.Generator) -> Array:
-        if x.dtype.kind != "f":
-            raise TypeError(f"x must be floating, not {x.dtype}: x.astype(numpy.float32)")
+        check_floating(x, "x")
         keep = rng.random(x.shape, dtype=np.float32) >= p  # drawn on the host on every device
         self.scale = array_module(x).asarray(keep).astype(x.dtype)
         if p < 1:

@@ -7,6 +7,7 @@ from typing import Any
 from ..autograd import Function, Tensor
 from ..backend import Array
 from ..cuda.blas import matmul
+from .arithmetic import check_floating
 
 
 class Linear(Function):
@@ -24,8 +25,7 @@ class Linear(Function):
         if x.ndim < 1 or x.shape[-1] != weight.shape[1]:
             found = x.shape[-1] if x.ndim else "none"
             raise ValueError(f"x has {found} features, weight expects {weight.shape[1]}")
-        if x.dtype.kind != "f":
-            raise TypeError(f"x must be floating, not {x.dtype}: x.astype(numpy.float32)")
+        check_floating(x, "x")
         if bias is not None and bias.shape != weight.shape[:1]:
             raise ValueError(f"bias must be ({weight.shape[0]},), not {bias.shape}")
         self.leading = x.shape[:-1]

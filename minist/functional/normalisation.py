@@ -8,6 +8,7 @@ import numpy as np
 
 from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module
+from .arithmetic import check_floating
 
 
 class BatchNorm(Function):
@@ -103,8 +104,7 @@ def batch_norm(
     x = x if isinstance(x, Tensor) else tensor(x)
     if x.ndim < 2:
         raise ValueError(f"batch_norm: expected (N, C) or (N, C, H, W), got {x.shape}")
-    if x.dtype.kind != "f":
-        raise TypeError(f"batch_norm: x must be floating, not {x.dtype}")
+    check_floating(x, "batch_norm: x")
     for name, values in {
         "running_mean": running_mean,
         "running_var": running_var,

@@ -45,15 +45,17 @@ CLASSES = 10
 FILTERS = 48  # of the CNN that sets the size of all; the paper's have 32 to 64
 
 
-class FCN(nn.Sequential):
+class FCN(nn.ForImages):
     """Fully connected: two hidden layers of `units`, and the classifier.
 
-    Takes images (N, *in_shape), in_shape (C, H, W), and gives logits (N, classes).
+    Takes images (N, *in_shape), in_shape (C, H, W), and gives logits (N, classes). Raises
+    ValueError for images of another shape.
     """
 
     def __init__(self, in_shape: tuple[int, int, int], units: int, classes: int = CLASSES):
         channels, h, w = in_shape
         super().__init__(
+            in_shape,
             nn.Flatten(),
             nn.Linear(channels * h * w, units),
             nn.ReLU(),
@@ -63,7 +65,7 @@ class FCN(nn.Sequential):
         )
 
 
-class CNN(nn.Sequential):
+class CNN(nn.ForImages):
     """Two convolutions, 9x9 and 7x7, each with a 2x2 max-pool, and the classifier.
 
     Pooling rounds up, so that 21x21 is enough: 13x13 after the first convolution, 7x7 pooled, 1x1
@@ -71,7 +73,7 @@ class CNN(nn.Sequential):
     left to do.
 
     Takes images (N, *in_shape), in_shape (C, H, W), and gives logits (N, classes); `filters` in
-    each convolution. Raises ValueError for smaller images.
+    each convolution. Raises ValueError for an in_shape that is smaller, and for images of another.
     """
 
     def __init__(self, in_shape: tuple[int, int, int], filters: int, classes: int = CLASSES):
@@ -80,6 +82,7 @@ class CNN(nn.Sequential):
         if min(h, w) < 1:
             raise ValueError(f"CNN: images must be at least 21x21, not {tuple(size)}")
         super().__init__(
+            in_shape,
             nn.Conv2d(channels, filters, 9),
             nn.MaxPool2d(2, ceil_mode=True),
             nn.ReLU(),

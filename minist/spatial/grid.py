@@ -25,8 +25,10 @@ seen in it to the left.)
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from math import prod
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ from .. import nn
 from ..autograd import Function, Tensor, no_grad, tensor
 from ..backend import Array, array_module
 from ..cuda.blas import matmul
+from ..functional.arithmetic import check_floating
 
 Size = tuple[int, ...]
 
@@ -80,12 +83,9 @@ def regular_grid(size: Size, align_corners: bool = True) -> np.ndarray:
 
     size (H', W') gives (3, H' W'), size (D', H', W') gives (4, D' H' W'); float64, read-only. With
     align_corners -1 and 1 are the centres of the border pixels, else their outer edges.
-    Raises ValueError for a size with fewer or more sides.
+    Raises ValueError for any other size.
     """
-    size = tuple(size)
-    if len(size) not in (2, 3):
-        raise ValueError(f"the size of a grid is (H', W') or (D', H', W'), not {size}")
-    return _regular_grid(size, align_corners)
+    return _regular_grid(checked_size(size, "the size of a grid", 2, 3), align_corners)
 
 
 @lru_cache(maxsize=64)
@@ -97,12 +97,23 @@ def _regular_grid(size: Size, align_corners: bool) -> np.ndarray:
     return grid
 
 
-def floating(theta: Any) -> Tensor:
-    """theta as a tensor, lists as float32; a TypeError if it holds whole numbers."""
-    theta = theta if isinstance(theta, Tensor) else tensor(theta)
-    if theta.dtype.kind != "f":
-        raise TypeError(f"theta must be floating, not {theta.dtype}: use astype(numpy.float32)")
-    return theta
+SIZES = {2: "(H', W')", 3: "(D', H', W')", 4: "(N, C, H', W')", 5: "(N, C, D', H', W')"}
+
+
+def checked_size(size: Any, name: str, *lengths: int) -> Size:
+    """size as a tuple of so many whole numbers, 0 or more, or a ValueError that calls it `name`."""
+    sides = tuple(size) if isinstance(size, Iterable) else ()
+    if len(sides) not in lengths or not all(isinstance(n, Integral) and n >= 0 for n in sides):
+        forms = " or ".join(SIZES[n] for n in lengths)
+        raise ValueError(f"{name} is {forms}, not {size!r}")
+    return sides
+
+
+def floating(x: Any, name: str = "theta") -> Tensor:
+    """x as a tensor, lists as float32; a TypeError if it holds whole numbers."""
+    x = x if isinstance(x, Tensor) else tensor(x)
+    check_floating(x, name)
+    return x
 
 
 def pixels_per_unit(n: int, align_corners: bool) -> float:
@@ -169,15 +180,12 @@ class Transformation(nn.Module):
         Raises
         ------
         ValueError
-            If theta has another width, or size another number of sides.
+            If theta has another width, or size is of another kind.
         TypeError
             If theta is not floating.
         """
         m = self.matrix(self.checked(theta))
-        size = tuple(size)
-        if len(size) != self.dimensions:
-            sides = "(H', W')" if self.dimensions == 2 else "(D', H', W')"
-            raise ValueError(f"{self!r}: the size of a grid is {sides}, not {size}")
+        size = checked_size(size, f"{self!r}: the size of a grid", self.dimensions)
         return self.divide(BasisGrid.apply(m, self.basis(size, align_corners, m), size=size))
 
     def transform(self, theta: Any, points: Any) -> Tensor:
@@ -269,6 +277,7 @@ class Transformation(nn.Module):
         """
         if self.dimensions != 2:
             raise ValueError(f"{self!r}: an outline is one of two dimensions")
+        size = checked_size(size, f"{self!r}: the size of an input", 2)
         grid = self.framed(theta, align_corners).data
         h, w = grid.shape[1:3]
         down, across = np.arange(h - 1), np.arange(w - 1)

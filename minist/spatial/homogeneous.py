@@ -14,7 +14,7 @@ import numpy as np
 from .. import functional as F
 from ..autograd import Function, Tensor
 from ..backend import Array, array_module, concatenate
-from .grid import Size, Transformation, floating
+from .grid import Size, Transformation, checked_size, floating
 
 
 class PerspectiveDivision(Function):
@@ -347,12 +347,12 @@ def affine_grid(theta: Any, size: Size, align_corners: bool = True) -> Tensor:
     TypeError
         If theta is not floating.
     """
-    theta = floating(theta)
+    theta, size = floating(theta), checked_size(size, "affine_grid: size", 4, 5)
     d = len(size) - 2
-    if d not in (2, 3) or theta.shape != (size[0], d, d + 1):
+    if theta.shape != (size[0], d, d + 1):
         raise ValueError(
             "affine_grid: expected theta (N, 2, 3) with size (N, C, H, W), or (N, 3, 4) with "
-            f"(N, C, D, H, W); got theta {theta.shape} and size {tuple(size)}"
+            f"(N, C, D, H, W); got theta {theta.shape} and size {size}"
         )
     transformation = AFFINE[d]
     theta = theta.reshape(size[0], transformation.num_parameters)
@@ -365,6 +365,7 @@ def projective_grid(theta: Any, size: Size, align_corners: bool = True) -> Tenso
     align_corners as of `affine_grid`. Raises ValueError for shapes that do not fit, TypeError for
     a theta that is not floating.
     """
+    size = checked_size(size, "projective_grid: size", 4)
     if len(theta) != size[0]:
         raise ValueError(f"projective_grid: {len(theta)} theta for a size of {size[0]} images")
     return PROJECTIVE.grid(theta, size[2:], align_corners)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from .. import nn
-from ..autograd import Tensor
 from .grid import Transformation
 
 
@@ -50,29 +49,7 @@ class ThetaRegression(nn.Linear):
         self.bias = nn.Parameter(start.ravel())
 
 
-class Localisation(nn.Sequential):
-    """Layers that regress theta from feature maps (N, *in_shape), and from no others.
-
-    Raises ValueError in forward for maps of another shape. Flattened, one with its channels last
-    would pass for another picture.
-    """
-
-    def __init__(self, in_shape: tuple[int, int, int], *layers: nn.Module):
-        super().__init__(*layers)
-        self.in_shape = tuple(in_shape)
-
-    def forward(self, u: Any) -> Tensor:
-        if u.shape[1:] != self.in_shape:
-            c, h, w = self.in_shape
-            last = u.shape[1:] == (h, w, c)
-            raise ValueError(
-                f"{type(self).__name__}: expected images (N, {c}, {h}, {w}), got {u.shape}"
-                + last * ", which look like (N, H, W, C): transpose(0, 3, 1, 2) mends it"
-            )
-        return super().forward(u)
-
-
-class LocalisationFC(Localisation):
+class LocalisationFC(nn.ForImages):
     """Fully connected: three hidden layers of 32 units in the paper's ST-FCN.
 
     Parameters
@@ -98,7 +75,7 @@ class LocalisationFC(Localisation):
         super().__init__(in_shape, *layers, ThetaRegression(widths[-1], transformation))
 
 
-class LocalisationCNN(Localisation):
+class LocalisationCNN(nn.ForImages):
     """The paper's for ST-CNN: the map halved, two 5x5 convolutions with a max-pool between them,
     a fully connected layer, theta.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .grid import Size, pixels_per_unit
+from .grid import Size, checked_size, pixels_per_unit
 
 
 def theta_from_pixels(
@@ -82,7 +82,7 @@ def has_inverse(matrices: np.ndarray) -> bool:
 
 def _to_normalised(size: Size, align_corners: bool) -> np.ndarray:
     """The 3x3 matrix from pixels to -1..1; a side of one pixel goes to 0, two units a pixel."""
-    h, w = size
+    h, w = checked_size(size, "the size of an image", 2)
     rows = []
     for i, n in enumerate((w, h)):
         half = pixels_per_unit(n, align_corners) or 0.5

@@ -30,6 +30,7 @@ from .. import cuda
 from ..autograd import Function, Tensor
 from ..backend import Array, add_at, array_module, device_of
 from ..cuda.sampler import Sampler
+from ..functional.arithmetic import check_floating
 from .antialias import Widened, footprint
 from .grid import pixels_per_unit, rounding, to_pixels
 from .kernels import Bicubic, Bilinear, Kernel, Nearest, kernel_of
@@ -418,17 +419,30 @@ def check(u: Array, grid: Array, kernels: Sequence[Kernel]) -> None:
             + last
             * "; these look like (N, H, W, C): transpose(0, 3, 1, 2) mends it"
         )
-    for name, array in (("images", u), ("grid", grid)):
-        if array.dtype.kind != "f":
-            raise TypeError(
-                f"{name} must be floating, not {array.dtype}: use astype(numpy.float32)"
-            )
+    check_floating(u, "images")
+    check_floating(grid, "grid")
     if len(u) not in (1, len(grid)):
         raise ValueError(f"{len(u)} images but {len(grid)} grids; one image may have many grids")
-    if len(kernels) != d:
-        raise ValueError(f"{len(kernels)} kernels for {d} axes: give one, or one for each axis")
+    check_number(kernels, d)
     if 0 in u.shape[2:]:
         raise ValueError(f"images without pixels: {u.shape}")
+
+
+def check_number(kernels: Sequence[Kernel], d: int) -> None:
+    if len(kernels) != d:
+        raise ValueError(f"{len(kernels)} kernels for {d} axes: give one, or one for each axis")
+
+
+def check_padding(padding_mode: str) -> None:
+    if padding_mode not in PADDINGS:
+        raise ValueError(f"padding_mode must be one of {', '.join(PADDINGS)}, not {padding_mode!r}")
+
+
+def kernels_of(mode: str | Kernel | Sequence[Kernel], d: int, device: str = "cpu") -> list[Kernel]:
+    """The kernels that a mode names, as of `grid_sample`, for d axes."""
+    if isinstance(mode, list | tuple):
+        return [kernel_of(m, device) for m in mode]
+    return [kernel_of(mode, device)] * d
 
 
 def grid_sample(
@@ -486,13 +500,9 @@ def grid_sample(
     >>> spatial.grid_sample(row, spatial.affine_grid(right, row.shape)).data.ravel().tolist()
     [1.0, 2.0, 3.0, 4.0, 0.0]
     """
-    if padding_mode not in PADDINGS:
-        raise ValueError(f"padding_mode must be one of {', '.join(PADDINGS)}, not {padding_mode!r}")
+    check_padding(padding_mode)
     points = grid.data if isinstance(grid, Tensor) else grid
-    if isinstance(mode, list | tuple):
-        kernels = [kernel_of(m, device_of(points)) for m in mode]
-    else:
-        kernels = [kernel_of(mode, device_of(points))] * (np.ndim(points) - 2)
+    kernels = kernels_of(mode, np.ndim(points) - 2, device_of(points))
     phi = [p for kernel in dict.fromkeys(kernels) for p in kernel.parameters()]
     plain = len(kernels) == 2 and all(type(k) is Bilinear for k in kernels) and not antialias
     operation = BilinearSample if plain else GridSample

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..autograd import Function, Tensor
 from ..backend import Array, array_module
-from .grid import BasisGrid, ControlPoints, Size, floating, regular_grid
+from .grid import BasisGrid, ControlPoints, Size, checked_size, floating, regular_grid
 
 
 class ThinPlateSpline(ControlPoints):
@@ -129,7 +129,7 @@ def tps_grid(
     TypeError
         If theta is not floating.
     """
-    theta = floating(theta)
+    theta, size = floating(theta), checked_size(size, "tps_grid: size", 4)
     p = len(control_points)
     if theta.ndim < 2 or theta.shape[1:] not in ((2 * p,), (p, 2)):
         raise ValueError(
@@ -138,8 +138,8 @@ def tps_grid(
         )
     if len(theta) != size[0]:
         raise ValueError(f"tps_grid: {len(theta)} theta for a size of {size[0]} images")
-    points = regular_grid(tuple(size[2:]), align_corners)[None, :-1]
+    points = regular_grid(size[2:], align_corners)[None, :-1]
     basis = SplineBasis.apply(points, centres=control_points, solution=solve(control_points))
     basis = array_module(theta.data).asarray(basis.data[0], dtype=theta.dtype)
     m = theta.reshape(len(theta), p, 2).transpose(0, 2, 1)
-    return BasisGrid.apply(m, basis, size=tuple(size[2:]))
+    return BasisGrid.apply(m, basis, size=size[2:])

@@ -13,9 +13,9 @@ from .. import functional as F
 from .. import nn
 from ..autograd import Tensor
 from ..backend import Array, array_module, is_cupy
-from .grid import Transformation
+from .grid import Transformation, checked_size, floating
 from .kernels import Kernel
-from .sampler import grid_sample
+from .sampler import check_number, check_padding, grid_sample, kernels_of
 
 
 class SpatialTransformer(nn.Module):
@@ -55,7 +55,10 @@ class SpatialTransformer(nn.Module):
     NotImplementedError
         For iterations of a transformation that does not compose.
     ValueError
-        In forward, if the localisation network gives a theta of another width.
+        For another mode, padding_mode or output_size; in forward, if the localisation network gives
+        a theta of another width.
+    TypeError
+        If transformation is none.
 
     Warns
     -----
@@ -76,15 +79,22 @@ class SpatialTransformer(nn.Module):
         antialias: bool = False,
         iterations: int = 1,
     ):
+        name = type(self).__name__
+        if not isinstance(transformation, Transformation):
+            raise TypeError(
+                f"{name}: expected a localisation network and a Transformation, in this order, "
+                f"not {transformation!r} as the transformation"
+            )
+        check_padding(padding_mode)
+        check_number(kernels_of(mode, transformation.dimensions), transformation.dimensions)
         if iterations < 1:
-            raise ValueError(f"SpatialTransformer: iterations must be 1 or more, not {iterations}")
+            raise ValueError(f"{name}: iterations must be 1 or more, not {iterations}")
         if iterations > 1:
             one = transformation.identity()[None]
             transformation.compose(one, one)  # raises where there is none
-        if output_size is not None and np.shape(output_size) != (transformation.dimensions,):
-            raise ValueError(
-                f"{type(self).__name__}: output_size must be (H', W'), of volumes (D', H', W'), "
-                f"not {output_size!r}"
+        if output_size is not None:
+            output_size = checked_size(
+                output_size, f"{name}: output_size", transformation.dimensions
             )
         self.localisation = localisation
         self.transformation = transformation
@@ -269,30 +279,32 @@ def points_outside(grid: Array, first: int) -> Array:
     return outside.view(np.int8).sum(axis=axes)  # twice as quick as of bool
 
 
-def share_outside(grid: Tensor) -> Array:
+def share_outside(grid: Any) -> Array:
     """The share of a grid's points that lie outside the image, 0..1, a 0-d array; 0 without points.
 
     A transformer that drifts off its image gets no gradient to come back by; this is how its
     training fails, and what to watch. `SpatialTransformer.outside` is the share of each image.
     """
-    return points_outside(grid.data, 0) / max(prod(grid.shape[:-1]), 1)
+    points = floating(grid, "grid").data
+    return points_outside(points, 0) / max(prod(points.shape[:-1]), 1)
 
 
-def outside_penalty(grid: Tensor) -> Tensor:
+def outside_penalty(grid: Any) -> Tensor:
     """How far the points of a grid (..., d) lie outside the image, on average; differentiable.
 
     Added to the loss, with a weight of about 0.1, it brings back a transformer that has left its
     image. In half images; points more than 10 away count as at 10 and are given up. A 0-d tensor.
     """
-    away = F.clip(F.relu(F.abs(grid) - 1.0), high=10.0)
+    away = F.clip(F.relu(abs(floating(grid, "grid")) - 1.0), high=10.0)
     return away.sum() / max(away.size // away.shape[-1], 1)
 
 
-def identity_penalty(theta: Tensor, transformation: Transformation) -> Tensor:
+def identity_penalty(theta: Any, transformation: Transformation) -> Tensor:
     """The mean square of theta's distance from the transformation's identity; differentiable.
 
     theta (N, num_parameters) gives a 0-d tensor. Added to the loss, it holds a transformer back
     that strays before the rest has learnt.
     """
+    theta = floating(theta)
     identity = array_module(theta.data).asarray(transformation.identity(), dtype=theta.dtype)
     return ((theta - identity) ** 2).sum() / max(theta.size, 1)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,7 +41,7 @@ EVALUATION_BATCH = 250  # images a thread looks at, at once
 
 def train(
     settings: Experiment,
-    run: Run,
+    run: Run | str | os.PathLike,
     resume: bool = False,
     progress: bool = True,
     group: Group = Group(),  # noqa: B008  (frozen)
@@ -53,8 +54,8 @@ def train(
     Parameters
     ----------
     settings : Experiment
-    run : Run
-        Its folder; nobody else's (see `Run.locked`).
+    run : Run or path
+        Its folder, which need not exist yet; nobody else's (see `Run.locked`).
     resume : bool
         Go on from its last checkpoint, if there is one.
     progress : bool
@@ -70,7 +71,7 @@ def train(
     KeyboardInterrupt
         After a checkpoint of the present step has been written.
     """
-    settings = settled(settings)
+    settings, run = settled(settings), Run(run)
     training_set, held_out_set = load_training_set(settings)
     steps_an_epoch = math.ceil(len(training_set.labels) / settings.batch_size)
     steps = settings.epochs * steps_an_epoch
@@ -88,7 +89,9 @@ def train(
     )
     meter = Meter()
     on_gpu = settings.device == "cuda"
-    step = Captured(training_step) if on_gpu and settings.cuda_graph == "on" else training_step
+    step = partial(training_step, label_smoothing=settings.label_smoothing)
+    if on_gpu and settings.cuda_graph == "on":
+        step = Captured(step)
     threads = 1 if on_gpu else None
     with (
         bar,
@@ -159,7 +162,8 @@ class State:
             schedule = optim.CosineLR(optimizer, steps)
         else:
             schedule = optim.StepLR(optimizer, math.ceil(steps / 3))
-        return cls(model, optimizer, optim.LinearWarmup(schedule, settings.warmup))
+        warmup = min(settings.warmup, steps // 10)  # or a quick try would end before the rate rose
+        return cls(model, optimizer, optim.LinearWarmup(schedule, warmup))
 
     def update(self) -> None:
         self.optimizer.step()
@@ -358,7 +362,9 @@ def evaluate(
     }
 
 
-def load_trained(folder: str | Path, device: str = "cpu") -> tuple[nn.Module, Experiment, Run]:
+def load_trained(
+    folder: str | os.PathLike, device: str = "cpu"
+) -> tuple[nn.Module, Experiment, Run]:
     """The model that a run has left in its folder, in evaluation mode on `device`; its settings.
 
     Raises RunError if the run has not ended or its files are damaged.
@@ -378,12 +384,12 @@ def load_trained(folder: str | Path, device: str = "cpu") -> tuple[nn.Module, Ex
     return model.eval(), settings, run
 
 
-def test(run: Run, device: str = "cpu") -> dict[str, float]:
+def test(run: Run | str | os.PathLike, device: str = "cpu") -> dict[str, float]:
     """Loss, error in per cent, and share of points outside, of a trained run over the test set.
 
-    device is where it is tested, "cpu" or "cuda".
+    run is its folder, or a `Run`; device where it is tested, "cpu" or "cuda".
     """
-    model, settings, _ = load_trained(run.folder, device)
+    model, settings, _ = load_trained(run, device)
     on_gpu = device == "cuda"
     size = settings.at_once if on_gpu else min(EVALUATION_BATCH, settings.at_once)
     with MicroBatches(size, threads=1 if on_gpu else None) as micro_batches:

@@ -48,7 +48,7 @@ class Run:
 
     Parameters
     ----------
-    folder : path
+    folder : path, or another Run
         Need not exist yet.
     """
 
@@ -61,27 +61,39 @@ class Run:
         self.model = self.folder / "model.safetensors"
         self.picture = self.folder / "result.png"
 
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes out, on systems with `flock` (not on Windows). The system lifts the
         lock with the process, however it ends.
 
+        A folder that was made for the lock goes again with it if no run was begun.
+
         Raises RunError if another process has it, or the folder cannot be made.
         """
+        made, lock = not self.folder.exists(), self.folder / "lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = open(self.folder / "lock", "w")  # noqa: SIM115
+            file = open(lock, "w")  # noqa: SIM115
         except OSError as error:
             raise RunError(f"cannot write to {self.folder}: {error.strerror}") from None
-        with file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise RunError(
-                        f"{self.folder} is in use by another process; choose another --out"
-                    ) from None
-            yield
+        try:
+            with file:
+                if fcntl is not None:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        raise RunError(
+                            f"{self.folder} is in use by another process; choose another --out"
+                        ) from None
+                yield
+        finally:
+            if made and not self.exists():
+                lock.unlink()
+                with suppress(OSError):  # something else lies in it
+                    self.folder.rmdir()
 
     def exists(self) -> bool:
         """Whether the run has been begun: its settings are written first."""
@@ -119,9 +131,10 @@ class Run:
         return begun
 
     def write_config(self, settings: dict[str, Any]) -> None:
-        """Write config.json: what is asked for, before anything is done."""
+        """Write config.json, in a new folder if need be: what is asked for, before all else."""
         scratch = self.config.with_suffix(".tmp")
         with explained(self.config):
+            self.folder.mkdir(parents=True, exist_ok=True)
             scratch.write_text(json.dumps(settings, indent=2) + "\n")
             os.replace(scratch, self.config)
 

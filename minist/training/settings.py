@@ -52,12 +52,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "warmup": 0,
         "schedule": "steps",
         "weight_decay": 0.0,
+        "label_smoothing": 0.0,
     },
 }
 # A job of Table 1 has these, unless its recipe says otherwise. Long trainings profit from a little
-# weight decay (docs/recipes.md). The micro-batch is fixed, so that the result is the same on a
-# machine with any number of cores.
-TABLE = {"epochs": 40, "micro_batch": 64, "weight_decay": 2e-4}
+# weight decay and from smoothed labels (docs/recipes.md). The micro-batch is fixed, so that the
+# result is the same on a machine with any number of cores.
+TABLE = {"epochs": 40, "micro_batch": 64, "weight_decay": 2e-4, "label_smoothing": 0.2}
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,13 @@ class Experiment:
 
     A subclass adds its own and writes `build` and `examples`. Then `train` trains it, stops and
     resumes, `test` tests it, and its settings make the options of a command.
+
+    Raises ValueError for a value that is out of range or of another type, and where the class is
+    made, TypeError if it has no `command` of its own.
     """
 
     command: ClassVar[str]  # of the command line; tells in config.json which experiment it is
+    kinds: ClassVar[dict[str, type[Experiment]]] = {}  # all that have been imported, by command
     at_once: ClassVar[int] = 1000  # how many digits are made into examples at once for testing
 
     # The data
@@ -88,13 +93,18 @@ class Experiment:
     localisation_lr: float = setting(
         2.0, "times lr, for localisation nets; if they drift off the image, take less", least=0
     )
-    warmup: int = setting(200, "steps over which the rate rises", least=0)
+    warmup: int = setting(
+        200, "steps over which the rate rises, at most a tenth of all steps", least=0
+    )
     schedule: str = setting(
         "cosine",
         "how the rate falls: along a cosine to zero, or in steps, divided by ten after each third",
         ("cosine", "steps"),
     )
     weight_decay: float = setting(0.0, "times the weights, added to their gradients", least=0)
+    label_smoothing: float = setting(
+        0.0, "share of each label that is spread over all classes, 0 to 1", least=0
+    )
     seed: int = setting(
         0, "of the first weights, the order of images and their distortions", least=0
     )
@@ -124,10 +134,17 @@ class Experiment:
         """A short name for the run."""
         return self.command
 
+    def __init_subclass__(cls) -> None:
+        if "command" not in vars(cls):
+            raise TypeError(f'{cls.__name__} needs a name in config.json, as in command = "mine"')
+        cls.kinds[cls.command] = cls
+
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
             choices, least = f.metadata["choices"], f.metadata["least"]
+            if not is_of_type(value, type_name(f)):
+                raise ValueError(f"{f.name} must be {type_name(f)}, not {value!r}")
             if choices and value not in choices:
                 raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {value!r}")
             if None not in (value, least) and not least <= value < float("inf"):
@@ -160,15 +177,29 @@ class Experiment:
 
         Its class must have been imported, or it is a ValueError.
         """
-        kinds = {kind.command: kind for kind in Experiment.__subclasses__()}
         values = dict(values)
         command = values.pop("command", Settings.command)
-        if command not in kinds:
+        if command not in Experiment.kinds:
             raise ValueError(
-                f"it is of the experiment {command!r}, which is not imported; known are "
-                + ", ".join(kinds)
+                f"it is of the experiment {command!r}, which is not imported: import the module of "
+                f"its class first; known are {', '.join(Experiment.kinds)}"
             )
-        return kinds[command].of(values)
+        return Experiment.kinds[command].of(values)
+
+
+def type_name(setting: Field) -> str:
+    """Of a setting's type as it is written: "int", or "int | None"."""
+    kind = setting.type  # the text of it in a module with `from __future__ import annotations`
+    return kind.__name__ if isinstance(kind, type) else str(kind)
+
+
+def is_of_type(value: Any, name: str) -> bool:
+    """Whether a value may stand where an int or a float, or None beside one, is wanted."""
+    kind, _, optional = name.partition(" | ")
+    if kind not in ("int", "float") or (optional and value is None):
+        return True
+    wanted = int if kind == "int" else int | float
+    return isinstance(value, wanted) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

@@ -126,9 +126,18 @@ class MicroBatches:
     def map(self, function: Callable[[int, slice], Any], n: int) -> list[Any]:
         """[function(number, slice)] for each micro-batch of n images, in order."""
         slices = [slice(i, min(i + self.size, n)) for i in range(0, n, self.size)]
-        if self.threads == 1:  # on a GPU: in the thread that captures a graph
-            return [function(number, part) for number, part in enumerate(slices)]
-        return list(self.pool.map(function, range(len(slices)), slices))
+        results: list[Any] = [None] * len(slices)
+        waiting = iter(enumerate(slices))
+
+        def work() -> None:
+            for number, part in waiting:
+                results[number] = function(number, part)
+
+        helpers = [self.pool.submit(work) for _ in range(min(self.threads, len(slices)) - 1)]
+        work()  # the caller's own thread is one of them: on a GPU the one that captures a graph
+        for helper in helpers:
+            helper.result()
+        return results
 
 
 def training_step(
@@ -138,6 +147,7 @@ def training_step(
     micro_batches: MicroBatches,
     seed: Sequence[int] = (0,),
     group: Group = Group(),  # noqa: B008  (frozen)
+    label_smoothing: float = 0.0,
 ) -> Report:
     """Leave d(mean cross entropy of the batch)/d(parameter) in every parameter's `grad`.
 
@@ -152,6 +162,8 @@ def training_step(
         What is drawn inside (dropout) comes from a generator of (*seed, number of micro-batch).
     group : Group
         The processes that take the step together, each with its part of this batch.
+    label_smoothing : float
+        See `functional.cross_entropy`; the loss that is reported has it, too.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     watched = transformers(model)
@@ -163,7 +175,7 @@ def training_step(
         rng = np.random.default_rng([*seed, before + number])
         with random_state(rng), nn.deferred() as effects:
             logits = model(Tensor(images[part]))
-            loss = F.cross_entropy(logits, labels[part], reduction="sum")
+            loss = F.cross_entropy(logits, labels[part], "sum", label_smoothing)
             shown = report(watched, logits, loss, labels[part])
             return shown, grad(loss * (1 / n), parameters), effects
 
