@@ -1,8 +1,9 @@
-"""NumPy or CuPy: the only file that knows there are two.
+"""NumPy or CuPy: what an operation need know of there being two.
 
-An operation asks `array_module(x)` for the library that its array belongs to and calls it `xp`;
-everything else it writes is the same for both. CuPy is looked up through the arrays that arrive,
-so a machine without a GPU never imports it.
+It asks `array_module(x)` for the library that its array belongs to and calls it `xp`; what it
+writes with that is the same for both. The few places that do differ ask `is_cupy`, where the host
+must not wait for a card, or `cuda.usable`, where a kernel takes over. CuPy is imported here and in
+`cuda/` alone, and looked up through the arrays that arrive: a machine without a GPU never loads it.
 """
 
 from __future__ import annotations

@@ -1,18 +1,14 @@
-"""Modules: parameters and the functions that use them, in a tree.
+"""Layers: the modules that networks are made of, and what their weights start with.
 
-A `Module` finds its parameters by looking at its own attributes, so a layer is an ordinary class:
-parameters are made in `__init__`, used in `forward`. Names and layouts are PyTorch's, and weights
-go from one to the other by `state_dict()` or a safetensors file.
+Names and layouts are PyTorch's. What a module is, and how it finds its parameters, is said in
+`module.py`.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import threading
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
 
@@ -20,22 +16,37 @@ import numpy as np
 
 from . import functional as F
 from .autograd import Tensor, tensor
-from .backend import Array, device_of, generator, is_cupy, to_device
+from .backend import generator, is_cupy
+from .effects import lasting
 from .files import load_arrays, save_arrays
-from .functional.arithmetic import check_floating
 from .functional.convolution import Pair, pair
-from .functional.normalisation import BatchNorm, batch_statistics, update_statistics
+from .module import Module, Parameter
 
-
-class Parameter(Tensor):
-    """A tensor that a module learns; data as for `tensor`, float32 from numbers and lists.
-
-    With requires_grad=False it is kept, saved and moved with the module, but not learnt.
-    """
-
-    def __init__(self, data: Any, requires_grad: bool = True):
-        super().__init__(tensor(data).data, requires_grad)
-
+__all__ = [
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Biased",
+    "Conv2d",
+    "Dropout",
+    "Flatten",
+    "ForImages",
+    "LeakyReLU",
+    "Linear",
+    "MaxPool2d",
+    "Module",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Tanh",
+    "glorot_uniform",
+    "he_uniform",
+    "load",
+    "save",
+    "small_uniform",
+]
 
 # --- initialisers -------------------------------------------------------------------------------
 
@@ -81,209 +92,7 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return max(shape[1] * field, 1), max(shape[0] * field, 1)
 
 
-# --- what a forward leaves behind ---------------------------------------------------------------
-
-
-class _Thread(threading.local):
-    def __init__(self) -> None:
-        self.memory: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-        self.deferred: list[Callable[[], None]] | None = None
-
-
-_thread = _Thread()
-
-
-@contextmanager
-def deferred() -> Iterator[list[Callable[[], None]]]:
-    """Collect, in this thread, the lasting effects of forwards instead of applying them.
-
-    Batch norm's running statistics depend on the order of batches. Training that spreads a step
-    over threads collects each micro-batch's effects and applies them in a fixed order.
-    """
-    before, _thread.deferred = _thread.deferred, []
-    try:
-        yield _thread.deferred
-    finally:
-        _thread.deferred = before
-
-
-def lasting(effect: Callable[[], None]) -> None:
-    """Apply an effect of a forward that outlives it: now, or when `deferred` effects are."""
-    if _thread.deferred is None:
-        effect()
-    else:
-        _thread.deferred.append(effect)
-
-
-# --- modules ------------------------------------------------------------------------------------
-
-
-CONTAINERS = (list, tuple, dict)
-
-
-class Module:
-    """A function with parameters, and with modules inside. Subclasses write `forward`.
-
-    Parameters and modules are found as attributes, or in lists, tuples and dicts that are. What is
-    to be learnt must be a `Parameter`: `parameters` raises a TypeError that names an attribute
-    which is another tensor with requires_grad.
-
-    Attributes
-    ----------
-    training : bool
-        Set by `train()` and `eval()`; dropout and batch norm behave accordingly.
-    buffers : tuple of str
-        Names of attributes that are arrays to be saved, moved and loaded, but not learnt.
-    """
-
-    training = True
-    buffers: tuple[str, ...] = ()
-
-    def forward(self, *inputs: Any) -> Any:
-        raise NotImplementedError
-
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
-        return self.forward(*inputs, **options)
-
-    def children(self) -> list[tuple[str, Module]]:
-        """(attribute name, module) of the modules directly inside, also those in lists or dicts.
-
-        The second of a list `layers` is named "layers.1", that of a dict's key "a" "layers.a".
-        """
-        return _held(vars(self).items(), Module)
-
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(dotted name, module) of this module and all inside."""
-        yield prefix, self
-        for name, child in self.children():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
-
-    def _every(
-        self, kind: Callable[[Module], Iterable[tuple[str, Any]]]
-    ) -> Iterator[tuple[str, Any]]:
-        """(dotted name, what) of what `kind` names in this module and in all inside."""
-        for prefix, module in self.named_modules():
-            for name, what in kind(module):
-                yield f"{prefix}.{name}" if prefix else name, what
-
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(dotted name, parameter), each parameter once, also where modules share it."""
-        seen = set()
-        for path, parameter in self._every(_own_parameters):
-            if parameter not in seen:
-                seen.add(parameter)
-                yield path, parameter
-
-    def parameters(self) -> list[Parameter]:
-        """All parameters, of this module and of those inside, each once."""
-        return [parameter for _, parameter in self.named_parameters()]
-
-    def count_parameters(self) -> int:
-        """How many numbers the module learns."""
-        return sum(p.size for p in self.parameters() if p.requires_grad)
-
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        for parameter in self.parameters():
-            parameter.grad = None
-
-    def train(self, mode: bool = True) -> Module:
-        """Set `training` here and in all modules inside; returns the module."""
-        for _, module in self.named_modules():
-            module.training = mode
-        return self
-
-    def eval(self) -> Module:
-        """The opposite of `train`: dropout does nothing, batch norm uses its running statistics."""
-        return self.train(False)
-
-    def to(self, device: str) -> Module:
-        """Move parameters and buffers to "cpu" or "cuda", in place."""
-        for parameter in self.parameters():
-            parameter.data = to_device(parameter.data, device)
-            parameter.grad = None
-        for _, module in self.named_modules():
-            for name in module.buffers:
-                setattr(module, name, to_device(getattr(module, name), device))
-        return self
-
-    def state_dict(self) -> dict[str, Array]:
-        """Dotted name -> array (not copied) of every parameter and buffer."""
-        state = {path: parameter.data for path, parameter in self._every(_own_parameters)}
-        return state | dict(self._every(lambda m: [(name, getattr(m, name)) for name in m.buffers]))
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy arrays into parameters and buffers, keeping each one's dtype and device.
-
-        Parameters
-        ----------
-        state : mapping of name to array
-            Arrays of either backend, or what NumPy can read, such as PyTorch's tensors.
-
-        Raises
-        ------
-        ValueError
-            If a name is missing, unknown, of another shape, or no array of numbers. All at
-            fault are named, and nothing is copied.
-        """
-        own = self.state_dict()
-        faults = [f"{name} is missing" for name in own if name not in state]
-        faults += [f"{name} is unknown" for name in state if name not in own]
-        arrays = {}
-        for name in (name for name in own if name in state):
-            value = state[name].data if isinstance(state[name], Tensor) else state[name]
-            array = value if is_cupy(value) else np.asarray(value)
-            if array.shape != own[name].shape:
-                faults.append(f"{name} has shape {array.shape}, not {own[name].shape}")
-            elif array.dtype.kind not in "fiub":
-                faults.append(f"{name} holds {array.dtype}, not real numbers")
-            arrays[name] = array
-        if faults:
-            raise ValueError(f"{type(self).__name__}.load_state_dict: " + "; ".join(sorted(faults)))
-        for name, array in arrays.items():
-            own[name][...] = to_device(array, device_of(own[name]))
-
-    def remember(self, **values: Any) -> None:
-        """Keep what the last forward made, for looking at. Each thread has its own."""
-        _thread.memory[self] = values
-
-    def last(self, name: str) -> Any:
-        """What the calling thread's last forward remembered; None before the first."""
-        return _thread.memory.get(self, {}).get(name)
-
-    def extra_repr(self) -> str:
-        """What stands between the parentheses of a layer's repr."""
-        return ""
-
-    def __repr__(self) -> str:
-        inside = [f"({name}): {child!r}" for name, child in self.children()]
-        if not inside:
-            return f"{type(self).__name__}({self.extra_repr()})"
-        body = "\n".join(inside).replace("\n", "\n  ")
-        return f"{type(self).__name__}(\n  {body}\n)"
-
-
-def _held(values: Iterable[tuple[Any, Any]], kind: type) -> list[tuple[str, Any]]:
-    """(name, value) of the values of a kind, also of those in lists, tuples and dicts inside."""
-    found = []
-    for name, value in values:
-        if isinstance(value, kind):
-            found.append((name, value))
-        elif isinstance(value, CONTAINERS):
-            inside = tuple(value.items()) if isinstance(value, dict) else enumerate(value)
-            found += [(f"{name}.{below}", item) for below, item in _held(inside, kind)]
-    return found
-
-
-def _own_parameters(module: Module) -> Iterator[tuple[str, Parameter]]:
-    for name, value in _held(vars(module).items(), Tensor):
-        if isinstance(value, Parameter):
-            yield name, value
-        elif value.requires_grad and value.grad_fn is None:
-            raise TypeError(
-                f"{type(module).__name__}.{name} requires a gradient but would not be learnt: "
-                "make it an nn.Parameter"
-            )
+# --- layers -------------------------------------------------------------------------------------
 
 
 class Sequential(Module):
@@ -334,14 +143,11 @@ class ForImages(Sequential):
         if x.shape[1:] != self.in_shape:
             c, h, w = self.in_shape
             last = x.shape[1:] == (h, w, c)
+            cure = ", which look like (N, H, W, C): transpose(0, 3, 1, 2) mends it" if last else ""
             raise ValueError(
-                f"{type(self).__name__}: expected images (N, {c}, {h}, {w}), got {x.shape}"
-                + last * ", which look like (N, H, W, C): transpose(0, 3, 1, 2) mends it"
+                f"{type(self).__name__}: expected images (N, {c}, {h}, {w}), got {x.shape}{cure}"
             )
         return super().forward(x)
-
-
-# --- layers -------------------------------------------------------------------------------------
 
 
 class Biased(Module):
@@ -570,26 +376,21 @@ class BatchNorm1d(Module):
 
     def forward(self, x: Any) -> Tensor:
         x = x if isinstance(x, Tensor) else tensor(x)
-        check_floating(x, f"{type(self).__name__}: x")
         if x.ndim != self.ndim or x.shape[1] != self.weight.size:
             axes = ", H, W" if self.ndim == 4 else ""
             raise ValueError(
                 f"{type(self).__name__}: expected (N, {self.weight.size}{axes}), got {x.shape}"
             )
-        if not self.training:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        mean, var = batch_statistics(x.data)
-        count = x.size // x.shape[1]  # not x itself: it would live until the effect is applied
-        lasting(lambda: self.track(mean, var, count))
-        return BatchNorm.apply(
-            x, self.weight, self.bias, mean=mean, var=var, eps=self.eps, of_batch=True
+        statistics = self.running_mean, self.running_var
+        y = F.batch_norm(
+            x, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps
         )
+        if self.training:
+            lasting(self.count)
+        return y
 
-    def track(self, mean: Array, var: Array, count: int) -> None:
-        """Move the running statistics towards a batch's, whose channels had `count` elements."""
-        update_statistics(self.running_mean, self.running_var, mean, var, count, self.momentum)
+    def count(self) -> None:
+        """One more batch has been seen."""
         self.num_batches_tracked += 1
 
     def extra_repr(self) -> str:

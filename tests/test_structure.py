@@ -17,10 +17,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # package, and a folder's modules may import one another. "minist" is its __init__.py, which
 # gathers the names of what stands above it and itself imports what it likes.
 ORDER = """
-    backend
+    backend effects
     cuda
     autograd files
-    functional gradcheck
+    functional gradcheck module
     nn optim
     spatial
     datasets models

@@ -22,6 +22,7 @@ from transformations import (
 import minist
 import minist.functional as F
 from minist import Tensor, gradcheck, nn, optim, spatial
+from minist.effects import deferred
 from minist.spatial import (
     Affine,
     Attention,
@@ -716,7 +717,7 @@ def test_the_warning_waits_for_the_end_of_a_step():
     st = drifter()
 
     def step():
-        with nn.deferred() as effects:
+        with deferred() as effects:
             st(images_of(LOST))
             st(images_of(LOST))
         step.effects = effects

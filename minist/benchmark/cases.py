@@ -180,10 +180,10 @@ def listed(n: int) -> Iterator[Operation]:
         (20, 20, 5, 13, True),
         (32, 32, 3, 28, True),
     ):
-        out = size - k + 1
+        out, note = size - k + 1, "" if wanted else " (no input gradient)"
         geometry = Geometry(n, c, (size,) * 2, f, (k,) * 2, (out,) * 2, (1, 1), (1, 1), 1)
         yield Operation(
-            f"conv {c} to {f}, {k}x{k} on {size}x{size}" + (not wanted) * " (no input gradient)",
+            f"conv {c} to {f}, {k}x{k} on {size}x{size}{note}",
             F.conv2d,
             lambda torch, *inputs: torch.nn.functional.conv2d(*inputs),
             ((None, c, size, size), (f, c, k, k), (f,)),

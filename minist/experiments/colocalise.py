@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -28,8 +28,8 @@ from ..datasets.distortions import as_floats
 from ..models import CNN
 from ..models.colocalisation import CROP, Encoder, locator, scale_of
 from ..spatial import SpatialTransformer, grid_sample, outside_penalty
-from ..training import Experiment, RunError, difference, explained, setting
-from .jobs import machine, read_result, write_result
+from ..training import SettingsBlock, explained, setting
+from .jobs import Results, machine, write_result
 from .table1_page import markdown
 
 # Digits found in per cent, from the appendix.
@@ -41,7 +41,7 @@ PICTURED = 6  # images of a run whose boxes are kept
 
 
 @dataclass(frozen=True)
-class Colocalisation:
+class Colocalisation(SettingsBlock):
     """A set of images, and how a transformer learns to find the digit in them."""
 
     distortion: str = setting("T", "T, the digit alone, or TC, among clutter", ("T", "TC"))
@@ -63,28 +63,18 @@ class Colocalisation:
     def name(self) -> str:
         return f"{self.distortion}-{self.digit}"
 
-    @classmethod
-    def settings(cls) -> list[Field]:
-        return list(fields(cls))
 
-    __post_init__ = Experiment.__post_init__
-    of = classmethod(Experiment.of.__func__)
+class Study(Results):
+    """The twenty sets; `runs` keeps the digit CNN. See `Results`.
 
-
-class Study:
-    """The folders of the twenty sets.
-
-    Parameters
-    ----------
-    results : path
-        Of a small file for each finished set. The page and picture are written above its parent.
-    runs : path
-        Where the digit CNN is kept, once it is trained.
+    The page and picture are written above the parent of the folder of results.
     """
 
-    def __init__(self, results: str | Path, runs: str | Path):
-        self.results, self.runs = Path(results), Path(runs)
-        self.page = self.results.parents[1] / "colocalise.md"
+    kind: ClassVar = Colocalisation
+
+    @property
+    def page(self) -> Path:
+        return self.results.parents[1] / "colocalise.md"
 
     def result_file(self, job: Colocalisation) -> Path:
         return self.results / f"{job.name}.json"
@@ -97,16 +87,7 @@ class Study:
         self, chosen: Sequence[Colocalisation], asked: Mapping[str, Any]
     ) -> list[Colocalisation]:
         """Those without a result; RunError where one was made with other settings than asked."""
-        left = []
-        for job in chosen:
-            file = self.result_file(job)
-            if not file.is_file():
-                left.append(job)
-            elif other := difference(
-                Colocalisation.of(read_result(file, Colocalisation)["settings"]), asked
-            ):
-                raise RunError(f"{file} was made with {other}: choose another --results")
-        return left
+        return [job for job in chosen if not self.finished(job, asked)]
 
     def run(self, chosen: Sequence[Colocalisation]) -> None:
         """Run sets and write their results, one after the other."""
@@ -143,9 +124,6 @@ class Study:
             path.parent.mkdir(parents=True, exist_ok=True)
             nn.save(cnn, path)
         return cnn
-
-    def read(self) -> list[dict[str, Any]]:
-        return [read_result(file, Colocalisation) for file in sorted(self.results.glob("*.json"))]
 
     def write(self) -> str:
         """Write colocalise.md and its picture; the table as text."""

@@ -26,32 +26,63 @@ from tqdm import tqdm
 
 from ..backend import num_threads, processor
 from ..datasets import MNIST
-from ..training import Experiment, Run, RunError, carry_out, difference, explained, load_trained
+from ..training import (
+    Experiment,
+    Run,
+    RunError,
+    SettingsBlock,
+    carry_out,
+    difference,
+    explained,
+    load_trained,
+)
 
 
 def name_of(job: Experiment) -> str:
     return f"{job.name}-{job.seed}"
 
 
-class Jobs:
-    """The folders of an experiment's jobs. A subclass says of which, and makes pages of results.
+class Results:
+    """A small file for each finished job, in one folder. A subclass says of what the jobs are made.
 
     Parameters
     ----------
     results : path
-        Of a small file for each finished job.
+        Of the files.
     runs : path
-        Of the runs' folders.
+        Of what is kept while jobs run.
     """
 
-    kind: ClassVar[type[Experiment]]
-    draw: ClassVar[Callable[[Path], Any]]  # result.png of a run's folder; a static method
+    kind: ClassVar[type[SettingsBlock]]
 
     def __init__(self, results: str | os.PathLike, runs: str | os.PathLike):
         self.results, self.runs = Path(results), Path(runs)
 
-    def result_file(self, job: Experiment) -> Path:
+    def result_file(self, job: Any) -> Path:
         return self.results / f"{name_of(job)}.json"
+
+    def finished(self, job: Any, asked: Mapping[str, Any]) -> bool:
+        """Whether a job has a result; RunError where it was made with other settings than asked."""
+        file = self.result_file(job)
+        if not file.is_file():
+            return False
+        if other := difference(self.kind.of(read_result(file, self.kind)["settings"]), asked):
+            raise RunError(
+                f"{file} was made with {other}: for other settings choose another --results and "
+                "--runs"
+            )
+        return True
+
+    def read(self) -> list[dict[str, Any]]:
+        """All results there are, in the order of their files' names."""
+        return [read_result(file, self.kind) for file in sorted(self.results.glob("*.json"))]
+
+
+class Jobs(Results):
+    """Jobs that are runs, each with a folder in `runs`; a subclass makes pages of their results."""
+
+    kind: ClassVar[type[Experiment]]
+    draw: ClassVar[Callable[[Path], Any]]  # result.png of a run's folder; a static method
 
     def folder(self, job: Experiment) -> Path:
         return self.runs.resolve() / name_of(job)
@@ -65,17 +96,9 @@ class Jobs:
         """
         left = []
         for job in chosen:
-            file, run = self.result_file(job), Run(self.folder(job))
-            if file.is_file():
-                if other := difference(
-                    self.kind.of(read_result(file, self.kind)["settings"]), asked
-                ):
-                    raise RunError(
-                        f"{file} was made with {other}: for other settings choose another "
-                        "--results and --runs"
-                    )
-                continue
-            left.append(run.settings_as_begun(asked, self.kind) if run.exists() else job)
+            if not self.finished(job, asked):
+                run = Run(self.folder(job))
+                left.append(run.settings_as_begun(asked, self.kind) if run.exists() else job)
         return left
 
     def run(
@@ -145,10 +168,6 @@ class Jobs:
         """Images that a run has seen, by its log."""
         steps = [line["step"] for line in Run(self.folder(job)).lines() if "step" in line]
         return min(steps[-1] * job.batch_size, images_seen(job)) if steps else 0
-
-    def read(self) -> list[dict[str, Any]]:
-        """All results there are, in the order of their files' names."""
-        return [read_result(file, self.kind) for file in sorted(self.results.glob("*.json"))]
 
 
 # --- where jobs run -----------------------------------------------------------------------------
@@ -263,7 +282,7 @@ def write_result(file: Path, result: Mapping[str, Any]) -> None:
         os.replace(scratch, file)
 
 
-def read_result(file: Path, kind: type[Experiment]) -> dict[str, Any]:
+def read_result(file: Path, kind: type[SettingsBlock]) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text())
         kind.of(found["settings"])

@@ -1,7 +1,11 @@
-"""The film of a transformer that settles: grids and outputs over its first few hundred steps."""
+"""The film of a transformer that settles: grids and outputs over its first few hundred steps.
+
+`python -m minist.experiments.settling docs/settling.gif` makes the one that the README shows.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from .. import plotting
@@ -73,3 +77,9 @@ def film(
     with explained(path):
         path.write_bytes(plotting.animation(frames, frames_per_second=8))
     return path
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m minist.experiments.settling GIF")
+    print(film(Settings(distortion="RTS"), sys.argv[1]))

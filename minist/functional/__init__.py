@@ -1,33 +1,23 @@
 """Every operation, each in one class: `forward` and the derived `backward` side by side.
 
-`import minist.functional as F` and call them as functions on tensors. Importing this package also
-gives `Tensor` its operators and methods.
+`import minist.functional as F` and call them as functions on tensors: what networks are made of
+with PyTorch's names and arguments, arithmetic, reductions and shapes with NumPy's. Importing this
+package also gives `Tensor` its operators and methods.
 """
 
 from .activation import bias_relu, leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
 from .arithmetic import abs_ as abs
-from .arithmetic import (
-    clip,
-    concatenate,
-    cos,
-    exp,
-    log,
-    mean,
-    permute,
-    reshape,
-    sin,
-    sqrt,
-    stack,
-    transpose,
-)
-from .arithmetic import max_ as max
-from .arithmetic import sum_ as sum
+from .arithmetic import clip, cos, exp, log, sin, sqrt
 from .convolution import conv2d
 from .dropout import dropout
 from .linear import linear
 from .loss import cross_entropy, mse_loss, triplet_hinge_loss
 from .normalisation import batch_norm
 from .pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from .reductions import max_ as max
+from .reductions import mean
+from .reductions import sum_ as sum
+from .shapes import concatenate, permute, reshape, stack, transpose
 
 __all__ = [
     "abs",

@@ -11,7 +11,7 @@ from .. import cuda
 from ..autograd import Function, Tensor
 from ..backend import Array, array_module
 from ..cuda import activation as on_card
-from .arithmetic import check_floating
+from .dtypes import check_floating
 
 
 class ReLU(Function):

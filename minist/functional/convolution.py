@@ -44,6 +44,19 @@ class Geometry(NamedTuple):
 
 
 class Conv2d(Function):
+    """y = b + W * x. With q the pixel (s h + d i - p, s w + d j - p), which (i, j) of W sees from
+    the place (h, w) of y, and g = dL/dy:
+
+        y[f, h, w]        = b[f] + sum over c, i, j of  W[f, c, i, j] x[c, q]
+        dL/dx[c, q]      += sum over f of  W[f, c, i, j] g[f, h, w],       for each i, j, h, w
+        dL/dW[f, c, i, j] = sum over images, h, w of  g[f, h, w] x[c, q]
+        dL/db[f]          = sum over images, h, w of  g[f, h, w]
+
+    Sizes are checked and x is padded here. The sums with W are taken by the way that is quickest:
+    forward and backward, side by side, of `Rows` (`lowering.py`), `Fourier` (`fourier.py`) or, on
+    a GPU, `Columns` (`cuda/lowering.py`).
+    """
+
     def forward(
         self,
         x: Array,

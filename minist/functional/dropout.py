@@ -8,7 +8,7 @@ import numpy as np
 
 from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module, generator
-from .arithmetic import check_floating
+from .dtypes import check_floating
 
 
 class Dropout(Function):

@@ -7,7 +7,7 @@ from typing import Any
 from ..autograd import Function, Tensor
 from ..backend import Array
 from ..cuda.blas import matmul
-from .arithmetic import check_floating
+from .dtypes import check_floating
 
 
 class Linear(Function):

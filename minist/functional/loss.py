@@ -11,7 +11,8 @@ from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module, device_of, is_cupy
 from ..cuda import loss as on_card
 from .activation import relu
-from .arithmetic import Binary, check_floating
+from .arithmetic import Binary
+from .dtypes import check_floating
 
 
 class CrossEntropy(Function):
@@ -134,8 +135,9 @@ def triplet_hinge_loss(
 ) -> Tensor:
     """max(0, |a - p|^2 - |a - n|^2 + margin) for each row: p closer to a than n is, by a margin.
 
-    The loss of the co-localisation experiment: encodings of two crops found by the transformer,
-    and of a random crop (paper, appendix).
+    The paper's loss for co-localisation (appendix), of encodings of two crops that the transformer
+    found and of a random one. (`experiments.colocalise` compares all pairs of a batch at once and
+    weighs the two distances, so it has its own: `contrast`.)
 
     Parameters
     ----------

@@ -8,7 +8,8 @@ import numpy as np
 
 from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module
-from .arithmetic import check_floating
+from ..effects import lasting
+from .dtypes import check_floating
 
 
 class BatchNorm(Function):
@@ -117,7 +118,8 @@ def batch_norm(
     mean, var = batch_statistics(x.data) if of_batch else (running_mean, running_var)
     y = BatchNorm.apply(x, weight, bias, mean=mean, var=var, eps=eps, of_batch=of_batch)
     if training and running_mean is not None and running_var is not None:
-        update_statistics(running_mean, running_var, mean, var, x.size // x.shape[1], momentum)
+        count = x.size // x.shape[1]  # not x itself: it would live until the effect is applied
+        lasting(lambda: update_statistics(running_mean, running_var, mean, var, count, momentum))
     return y
 
 

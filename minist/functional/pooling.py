@@ -76,7 +76,7 @@ class MaxPool2d(Pool):
 
     Ties go to the first in reading order. (On the black background of a digit they are the common
     case.) Which place of its window that is, is settled in the forward, while the image is in the
-    cache; the backward needs no more than one bit for each pixel.
+    cache; the backward needs no more than yes or no, a byte, for each pixel.
     """
 
     border = -np.inf

@@ -1,16 +1,16 @@
 """Networks of Sect. 4.1 that come trained with the package, to look at and to go on from.
 
-Each file in weights/ holds what a run left, and its settings and test error.
+Each file in weights/ holds what a run left, and as notes its settings and test error: written with
+`files.save_arrays(model.state_dict(), path, {"settings": ..., "test_error": ...})`.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from .. import nn
-from ..files import load_arrays, save_arrays
+from ..files import load_arrays
 from .distorted_mnist import build
 
 FOLDER = Path(__file__).parent / "weights"
@@ -52,8 +52,3 @@ def read(name: str) -> tuple[nn.Module, dict[str, Any]]:
     model = build(settings["model"], **{part: settings.get(part) for part in parts})
     model.load_state_dict(arrays)
     return model.eval(), notes
-
-
-def keep(model: nn.Module, path: str | os.PathLike, **notes: Any) -> None:
-    """Write a network's weights, and `notes` with them."""
-    save_arrays(model.state_dict(), path, notes)

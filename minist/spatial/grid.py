@@ -37,7 +37,7 @@ from .. import nn
 from ..autograd import Function, Tensor, no_grad, tensor
 from ..backend import Array, array_module
 from ..cuda.blas import matmul
-from ..functional.arithmetic import check_floating
+from ..functional.dtypes import check_floating
 
 Size = tuple[int, ...]
 

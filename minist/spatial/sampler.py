@@ -13,14 +13,14 @@ dk/dPhi_x in the place of k'. The gradient to U is thus the adjoint of the sampl
 with the weights that it was read with, to the pixels that it was read from.
 
 The image is copied once with a border as wide as the taps reach, zeros or pixels repeated or
-mirrored, and points beyond the border are moved to its edge. After that no point is special:
-there is nothing left to check, pixel by pixel, and nothing can be read out of bounds.
+mirrored, and points beyond the border are moved to its edge (`borders.py`). After that no point is
+special: there is nothing left to check, pixel by pixel, and nothing can be read out of bounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice, product
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -30,12 +30,12 @@ from .. import cuda
 from ..autograd import Function, Tensor
 from ..backend import Array, add_at, array_module, device_of
 from ..cuda.sampler import Sampler
-from ..functional.arithmetic import check_floating
+from ..functional.dtypes import check_floating
 from .antialias import Widened, footprint
-from .grid import pixels_per_unit, rounding, to_pixels
+from .borders import PADDINGS, check_padding, into_image, outside, pad, unpad
+from .grid import pixels_per_unit, rounding
 from .kernels import Bicubic, Bilinear, Kernel, Nearest, kernel_of
 
-PADDINGS = ("zeros", "border", "reflection")
 GRID = 1  # its place among the inputs U, grid and Phi
 
 
@@ -100,66 +100,12 @@ def normalise(weights: list, derivatives: list[list]) -> tuple[list, list[list]]
     return weights, derivatives
 
 
-def into_image(
-    x: Array, size: int, kernel: Kernel, padding_mode: str, align_corners: bool, margin: int
-) -> tuple[Array, Array | None]:
-    """Normalised coordinates in pixels, brought into the padded image.
-
-    Also how the slope changes on the way: None for not at all, else a factor (0 where a point was
-    moved to the border pixel, -1 where it was reflected). NaN counts as outside, under "border"
-    and "reflection" as pixel 0.
-
-    Beyond the border a narrow kernel sees the border pixel alone, so the point is moved there. A
-    wider one still mixes both sides of it: there only the pixels are repeated or mirrored.
-    """
-    xp = array_module(x)
-    with np.errstate(over="ignore", invalid="ignore"):  # huge and infinite: brought back below
-        x = to_pixels(x, size, align_corners)
-    if padding_mode == "reflection":
-        pixel, sign = fold(x, size, align_corners)
-        if kernel.narrow:
-            sign = sign * ((pixel >= 0) & (pixel <= size - 1))
-            pixel = xp.clip(pixel, 0, size - 1)
-        return pixel, sign
-    # fmax and fmin take the other number when one is NaN; clip does not, but is quicker than fmin.
-    if padding_mode == "border" and kernel.narrow:
-        pixel = xp.clip(xp.fmax(x, 0.0), 0.0, size - 1.0)
-        return pixel, ((pixel > 0) & (pixel < size - 1)).astype(x.dtype)
-    # From the first pixel to the last whose taps are all in the border of the padded image.
-    taps = kernel.taps()
-    lowest = -float(margin + taps[0])
-    highest = float(size + margin - 1 - taps[-1])
-    pixel = xp.clip(xp.fmax(x, lowest), lowest, highest)
-    return pixel, None if padding_mode == "zeros" else (pixel == x).astype(x.dtype)
-
-
-def fold(x: Array, size: int, align_corners: bool) -> tuple[Array, Array]:
-    """Pixel coordinates reflected at the border of the image, and the sign of the slope.
-
-    The mirrors stand at the centres of the border pixels with align_corners, else at their outer
-    edges.
-    """
-    xp = array_module(x)
-    edge = 0.0 if align_corners else 0.5
-    length = size - 1 + 2 * edge
-    if length == 0:
-        return xp.zeros_like(x), xp.zeros_like(x)
-    far = 1e6 * size  # finite, and no place is known to a pixel out there
-    near = abs(x) < far
-    x = xp.where(xp.isnan(x), x.dtype.type(0), xp.fmin(xp.fmax(x, -far), far)) + edge
-    phase = x % (2 * length)
-    sign = xp.where(phase <= length, 1.0, -1.0).astype(x.dtype)
-    return length - abs(phase - length) - edge, sign * near
-
-
 class GridSample(Function):
     """V from U (N, C, *sizes) and a grid (N, *sizes', d) for any separable kernel, d = 2 or 3.
 
     `kernels` has one for each coordinate of the grid; then come their parameters, those of a
     kernel that serves several axes once.
     """
-
-    on_card: Sampler | None = None  # where a CUDA kernel did it
 
     def forward(
         self,
@@ -171,22 +117,11 @@ class GridSample(Function):
         align_corners: bool,
         antialias: bool,
     ) -> Array:
-        xp = array_module(u)
         check(u, grid, kernels)
-        if cuda.usable(u, grid) and self.has_kernel(kernels) and not antialias:
-            a = phi[0].astype(grid.dtype, copy=False) if phi else None
-            taps, padding = len(kernels[0].taps()), PADDINGS.index(padding_mode)
-            self.on_card = Sampler(taps, padding, align_corners, a)
-            self.inputs = u, grid, len(phi)
-            return self.on_card.forward(u, grid)
         sizes = u.shape[2:]
         d = len(sizes)
         self.num_phi = len(phi)
-        numbered = iter(enumerate((p.astype(grid.dtype) for p in phi), start=GRID + 1))
-        phi_of = {
-            kernel: dict(islice(numbered, len(kernel.parameters())))
-            for kernel in dict.fromkeys(kernels)
-        }
+        phi_of = by_kernel(kernels, [p.astype(grid.dtype) for p in phi])
         points = grid.transpose(-1, *range(1, d + 1), 0)  # (d, *sizes', N): x, y (, z)
         self.points_shape = points.shape[1:]
         self.axes = []
@@ -215,16 +150,11 @@ class GridSample(Function):
         # Steps in the padded image, flattened to (C, sizes and batch).
         inner = padded.shape[1:]
         self.steps = [prod(inner[i + 1 :]) for i in range(d)]
-        self.index = self.first_taps(inner).astype(xp.intp)
+        self.index = self.first_taps(inner).astype(np.intp)
         flat = padded.reshape(len(padded), prod(inner))
 
         v, *self.derivatives = self.interpolate(flat, 0, 0)  # Eq. (3)
         return self.as_images(v)
-
-    def has_kernel(self, kernels: Sequence[Kernel]) -> bool:
-        """Whether it is one of the three kernels with a CUDA kernel, for all axes, not learnt."""
-        plain = type(kernels[0]) in (Nearest, Bilinear, Bicubic) and len(set(kernels)) == 1
-        return plain and True not in self.needs_grad[GRID + 1 :]
 
     def first_taps(self, inner: tuple[int, ...]) -> Array:
         """Where each point's first tap is in the flattened `inner`, (*sizes, N) or (*sizes, 1)."""
@@ -266,10 +196,6 @@ class GridSample(Function):
         return sums
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
-        if self.on_card is not None:
-            u, grid, num_phi = self.inputs
-            gradients = self.on_card.backward(grad, u, grid, *self.needs_grad[: GRID + 1])
-            return *gradients, *[None] * num_phi
         d = len(self.axes)
         g = grad.transpose(1, *range(2, d + 2), 0).reshape(grad.shape[1], len(self.index))
         along: list[Array] = []  # the axes of the image, outermost first
@@ -361,63 +287,51 @@ class BilinearSample(GridSample):
             yield offset + step_x, right
 
 
-Pairs = list[tuple[int, int]]
+class CudaSample(Function):
+    """The same on a GPU, in one pass forward and one backward (`cuda/sampler.cu`)."""
+
+    def forward(
+        self,
+        u: Array,
+        grid: Array,
+        *phi: Array,
+        kernels: Sequence[Kernel],
+        padding_mode: str,
+        align_corners: bool,
+        antialias: bool,
+    ) -> Array:
+        check(u, grid, kernels)
+        a = phi[0].astype(grid.dtype, copy=False) if phi else None
+        taps, padding = len(kernels[0].taps()), PADDINGS.index(padding_mode)
+        self.sampler = Sampler(taps, padding, align_corners, a)
+        self.u, self.grid = u, grid
+        return self.sampler.forward(u, grid)
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        wanted, of_phi = self.needs_grad[: GRID + 1], self.needs_grad[GRID + 1 :]
+        gradients = self.sampler.backward(grad, self.u, self.grid, *wanted)
+        return *gradients, *[None] * len(of_phi)
 
 
-def pad(u: Array, margins: list[int], outside: list[Pairs]) -> Array:
-    """(C, *sizes, N) with so many more pixels on both sides of every spatial axis."""
-    sizes = [size + 2 * margin for size, margin in zip(u.shape[1:-1], margins, strict=True)]
-    padded = array_module(u).zeros((len(u), *sizes, u.shape[-1]), dtype=u.dtype)
-    inner = tuple(slice(margin, -margin) for margin in margins)
-    padded[(slice(None), *inner)] = u
-    for axis, pairs in enumerate(outside, start=1):
-        for there, seen in pairs:
-            padded[at(axis, there)] = padded[at(axis, seen)]
-    return padded
-
-
-def unpad(padded: Array, margins: list[int], outside: list[Pairs]) -> Array:
-    """The adjoint of `pad`: what the border received goes to the pixels that are seen there."""
-    for axis, pairs in reversed(list(enumerate(outside, start=1))):
-        for there, seen in pairs:
-            padded[at(axis, seen)] += padded[at(axis, there)]
-    inner = tuple(slice(margin, -margin) for margin in margins)
-    return padded[(slice(None), *inner)]
-
-
-def outside(size: int, margin: int, padding_mode: str, align_corners: bool) -> Pairs:
-    """Pairs of padded positions along an axis: one outside, and the pixel that is seen there.
-
-    Under "zeros" there are none; under "border" it is the border pixel, under "reflection" the
-    mirrored one, where the border pixel itself comes once with align_corners, else twice.
-    """
-    if padding_mode == "zeros":
-        return []
-    edge = 0 if align_corners else 1
-    period = max(2 * (size - 1 + edge), 1)
-    pairs = []
-    for k in (*range(-margin, 0), *range(size, size + margin)):
-        if padding_mode == "border":
-            seen = 0 if k < 0 else size - 1
-        else:
-            seen = min(k % period, (-edge - k) % period)
-        pairs.append((margin + k, margin + seen))
-    return pairs
-
-
-def at(axis: int, i: int) -> tuple:
-    return (*[slice(None)] * axis, i)
+def by_kernel(kernels: Sequence[Kernel], phi: Sequence[Array]) -> dict[Kernel, dict[int, Array]]:
+    """Each kernel's own parameters, by their places among the inputs."""
+    of_kernel: dict[Kernel, dict[int, Array]] = {}
+    start = 0
+    for kernel in dict.fromkeys(kernels):
+        end = start + len(kernel.parameters())
+        of_kernel[kernel] = {GRID + 1 + i: phi[i] for i in range(start, end)}
+        start = end
+    return of_kernel
 
 
 def check(u: Array, grid: Array, kernels: Sequence[Kernel]) -> None:
     d = u.ndim - 2
     if d not in (2, 3) or grid.ndim != d + 2 or grid.shape[-1] != d:
         last = d == 2 and u.shape[3] in (1, 3, 4) and u.shape[1] > 4
+        cure = "; these look like (N, H, W, C): transpose(0, 3, 1, 2) mends it" if last else ""
         raise ValueError(
             "expected images (N, C, H, W) with a grid (N, H', W', 2), or volumes (N, C, D, H, W) "
-            f"with a grid (N, D', H', W', 3), got {u.shape} and {grid.shape}"
-            + last
-            * "; these look like (N, H, W, C): transpose(0, 3, 1, 2) mends it"
+            f"with a grid (N, D', H', W', 3), got {u.shape} and {grid.shape}{cure}"
         )
     check_floating(u, "images")
     check_floating(grid, "grid")
@@ -431,11 +345,6 @@ def check(u: Array, grid: Array, kernels: Sequence[Kernel]) -> None:
 def check_number(kernels: Sequence[Kernel], d: int) -> None:
     if len(kernels) != d:
         raise ValueError(f"{len(kernels)} kernels for {d} axes: give one, or one for each axis")
-
-
-def check_padding(padding_mode: str) -> None:
-    if padding_mode not in PADDINGS:
-        raise ValueError(f"padding_mode must be one of {', '.join(PADDINGS)}, not {padding_mode!r}")
 
 
 def kernels_of(mode: str | Kernel | Sequence[Kernel], d: int, device: str = "cpu") -> list[Kernel]:
@@ -501,11 +410,15 @@ def grid_sample(
     [1.0, 2.0, 3.0, 4.0, 0.0]
     """
     check_padding(padding_mode)
-    points = grid.data if isinstance(grid, Tensor) else grid
+    u, points = (x.data if isinstance(x, Tensor) else x for x in (U, grid))
     kernels = kernels_of(mode, np.ndim(points) - 2, device_of(points))
     phi = [p for kernel in dict.fromkeys(kernels) for p in kernel.parameters()]
-    plain = len(kernels) == 2 and all(type(k) is Bilinear for k in kernels) and not antialias
-    operation = BilinearSample if plain else GridSample
+    operation = GridSample
+    if not antialias:
+        if len(kernels) == 2 and all(type(k) is Bilinear for k in kernels):
+            operation = BilinearSample
+        if cuda.usable(u, points) and has_cuda_kernel(kernels, phi):
+            operation = CudaSample
     return operation.apply(
         U,
         grid,
@@ -515,3 +428,9 @@ def grid_sample(
         align_corners=align_corners,
         antialias=antialias,
     )
+
+
+def has_cuda_kernel(kernels: Sequence[Kernel], phi: Sequence[Tensor]) -> bool:
+    """Whether it is one of the three that have one, for all axes, and learns nothing."""
+    one = len(set(kernels)) == 1 and type(kernels[0]) in (Nearest, Bilinear, Bicubic)
+    return one and not any(p.requires_grad for p in phi)

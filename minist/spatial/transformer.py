@@ -13,9 +13,11 @@ from .. import functional as F
 from .. import nn
 from ..autograd import Tensor
 from ..backend import Array, array_module, is_cupy
+from ..effects import lasting
+from .borders import check_padding
 from .grid import Transformation, checked_size, floating
 from .kernels import Kernel
-from .sampler import check_number, check_padding, grid_sample, kernels_of
+from .sampler import check_number, grid_sample, kernels_of
 
 
 class SpatialTransformer(nn.Module):
@@ -164,9 +166,9 @@ class SpatialTransformer(nn.Module):
             lost = (self.outside > 0.5).sum(axis=0)  # images, of each transformer
             drifted = (lost > len(self.outside) / 2).any()
             if is_cupy(drifted):
-                nn.lasting(lambda: self.note(drifted))
+                lasting(lambda: self.note(drifted))
             elif drifted:
-                nn.lasting(self.warn)
+                lasting(self.warn)
 
     def note(self, drifted: Array) -> None:
         """Remember on the GPU that the transformer has drifted, for `warn_if_drifted`."""

@@ -11,7 +11,7 @@ from .loop import (
     train,
 )
 from .run import Run, RunError, difference, explained
-from .settings import RECIPES, TABLE, Experiment, Settings, setting
+from .settings import RECIPES, TABLE, Experiment, Settings, SettingsBlock, setting
 from .step import MicroBatches, Report, evaluation_step, training_step, transformers
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Run",
     "RunError",
     "Settings",
+    "SettingsBlock",
     "carry_out",
     "difference",
     "evaluate",

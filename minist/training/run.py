@@ -6,6 +6,7 @@
     checkpoint.previous.safetensors   the one before, should that one ever be damaged
     model.safetensors                 the weights, when training has ended
     result.png                        what the network sees, and how it learnt
+    lock                              held by the process that trains; empty, and left behind
 
 Weights and settings are written beside their place and renamed, so a kill at any moment leaves
 whole files; the log is appended to, and cut back to the checkpoint when a run goes on.
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..files import load_arrays, save_arrays
-from .settings import Experiment, Settings
+from .settings import Experiment, Settings, SettingsBlock
 
 try:
     import fcntl
@@ -208,12 +209,12 @@ class Run:
         return None, None
 
 
-def difference(begun: Experiment, asked: Mapping[str, Any]) -> str | None:
+def difference(begun: SettingsBlock, asked: Mapping[str, Any]) -> str | None:
     """The first of the settings asked for that is another, "epochs = 40, not 50"; None if none.
 
     Parameters
     ----------
-    begun : Experiment
+    begun : SettingsBlock
         Of the run as it was begun.
     asked : mapping of names to values
     """

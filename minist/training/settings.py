@@ -23,7 +23,7 @@ def setting(
     choices: tuple[str, ...] | None = None,
     least: float | None = None,
 ) -> Any:
-    """A field of an `Experiment`, which the command line makes an option of.
+    """A field of a `SettingsBlock`, which the command line makes an option of.
 
     Parameters
     ----------
@@ -62,7 +62,39 @@ TABLE = {"epochs": 40, "micro_batch": 64, "weight_decay": 2e-4, "label_smoothing
 
 
 @dataclass(frozen=True)
-class Experiment:
+class SettingsBlock:
+    """Settings, each a `setting`, in a frozen dataclass; ValueError where one is out of range."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            choices, least = f.metadata["choices"], f.metadata["least"]
+            if not is_of_type(value, type_name(f)):
+                raise ValueError(f"{f.name} must be {type_name(f)}, not {value!r}")
+            if choices and value not in choices:
+                raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {value!r}")
+            if None not in (value, least) and not least <= value < float("inf"):
+                raise ValueError(f"{f.name} must be {least} or more, not {value}")
+
+    @classmethod
+    def settings(cls) -> list[Field]:
+        """The fields, in the order in which the command line shows them."""
+        return list(fields(cls))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> SettingsBlock:
+        """Settings from a mapping; ValueError names an unknown one and the nearest known."""
+        known = [f.name for f in cls.settings()]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+                raise ValueError(f"unknown setting {name}{hint}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Experiment(SettingsBlock):
     """What is trained on digits, and how: the settings that every run has.
 
     A subclass adds its own and writes `build` and `examples`. Then `train` trains it, stops and
@@ -139,33 +171,11 @@ class Experiment:
             raise TypeError(f'{cls.__name__} needs a name in config.json, as in command = "mine"')
         cls.kinds[cls.command] = cls
 
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            choices, least = f.metadata["choices"], f.metadata["least"]
-            if not is_of_type(value, type_name(f)):
-                raise ValueError(f"{f.name} must be {type_name(f)}, not {value!r}")
-            if choices and value not in choices:
-                raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {value!r}")
-            if None not in (value, least) and not least <= value < float("inf"):
-                raise ValueError(f"{f.name} must be {least} or more, not {value}")
-
     @classmethod
     def settings(cls) -> list[Field]:
         """The fields: first those of its own, then those that every experiment has."""
         shared = {f.name for f in fields(Experiment)}
         return sorted(fields(cls), key=lambda f: f.name in shared)
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Experiment:
-        """Settings from a mapping; ValueError names an unknown one and the nearest known."""
-        known = [f.name for f in cls.settings()]
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
-                raise ValueError(f"unknown setting {name}{hint}")
-        return cls(**values)
 
     def record(self) -> dict[str, Any]:
         """What config.json shall hold."""

@@ -25,6 +25,7 @@ from .. import functional as F
 from .. import nn
 from ..autograd import Edge, Function, Tensor, grad, no_grad
 from ..backend import Array, array_module, num_threads, random_state
+from ..effects import deferred
 from ..spatial import SpatialTransformer
 from .parallel import Group
 
@@ -75,7 +76,7 @@ def micro_batch_size(model: nn.Module, image: tuple[int, ...], batch_size: int) 
 
 def activations(model: nn.Module, image: tuple[int, ...]) -> int:
     """How many numbers pass from one operation to another in a forward, for each image."""
-    with random_state(np.random.default_rng(0)), nn.deferred():
+    with random_state(np.random.default_rng(0)), deferred():
         xp = array_module(model.parameters()[0].data)
         output = model(Tensor(xp.zeros((2, *image), dtype=np.float32)))  # batch norm wants two
     inside = sum(math.prod(edge.shape) for node in nodes(output) for edge in inner(node))
@@ -173,7 +174,7 @@ def training_step(
 
     def forward_backward(number: int, part: slice) -> tuple:
         rng = np.random.default_rng([*seed, before + number])
-        with random_state(rng), nn.deferred() as effects:
+        with random_state(rng), deferred() as effects:
             logits = model(Tensor(images[part]))
             loss = F.cross_entropy(logits, labels[part], "sum", label_smoothing)
             shown = report(watched, logits, loss, labels[part])
