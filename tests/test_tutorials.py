@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,6 +134,20 @@ def test_every_link_leads_somewhere(path):
     markdown = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
     links = re.findall(r"\]\(((?!http)[^)#]+)\)", "\n".join(markdown))
     assert [link for link in links if not (FOLDER / link).exists()] == []
+
+
+def test_sliders_come_with_a_picture_that_follows(monkeypatch):
+    """ipywidgets.interactive shows nothing of what its function returns."""
+    pytest.importorskip("ipywidgets", reason="needs pip install -e '.[notebooks]'")
+    cells = code_cells(read(FOLDER / "04_sampling_grids.ipynb"))
+    (code,) = (cell.source for cell in cells if "def move" in cell.source)
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    names = {"plotting": SimpleNamespace(gallery=lambda image, cases: cases), "digit": None}
+    exec(code, names)
+    slider, _ = names["move"](lambda t: t, t=(0, 1, 2)).children
+    slider.value = 1.5
+    assert shown[-1] == [1.5]
 
 
 GAP = "# yours"
