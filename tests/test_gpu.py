@@ -387,17 +387,19 @@ def test_the_command_from_start_to_picture(device, tmp_path, capsys, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("model", "transformation", "distortion"),
-    [("fcn", "affine", "R"), ("st-cnn", "affine", "RTS"), ("st-fcn", "projective", "P")],
+    ("model", "network"),
+    [
+        ("fcn", {"distortion": "R"}),
+        ("st-cnn", {"distortion": "RTS", "transformation": "affine", "filters": "4"}),
+        ("st-fcn", {"distortion": "P", "transformation": "projective"}),
+    ],
 )
-def test_the_command_on_cupy_itself(model, transformation, distortion, tmp_path):
+def test_the_command_on_cupy_itself(model, network, tmp_path):
     """On a card that does nothing (`idle_card.py`): CuPy knows all that is asked of it."""
     options = {
         "device": "cuda",
         "model": model,
-        "transformation": transformation,
-        "distortion": distortion,
-        "filters": "4",
+        **network,
         "limit": "300",
         "batch-size": "64",
         "epochs": "1",
