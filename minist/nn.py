@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral
 from typing import Any
 
@@ -117,14 +117,8 @@ class Sequential(Module):
         return list(self)[i]
 
     def forward(self, x: Any) -> Any:
-        layers = list(self)
-        while layers:
-            layer = layers.pop(0)
-            if isinstance(layer, Biased) and layer.joins(x, layers[:1]):
-                layers.pop(0)
-                x = F.bias_relu(layer.product(x), layer.bias)  # in one pass
-            else:
-                x = layer(x)
+        for layer in fused(self):
+            x = layer(x)
         return x
 
 
@@ -163,10 +157,11 @@ class Biased(Module):
     def forward(self, x: Any) -> Tensor:
         return self.product(x, self.bias)
 
-    def joins(self, x: Any, following: list[Module]) -> bool:
-        """Whether its bias and the ReLU that follows are better taken at once: on a GPU."""
-        relu = len(following) == 1 and type(following[0]) is ReLU and self.bias is not None
-        return relu and x.ndim in (2, 4) and is_cupy(self.weight.data)
+    def then_relu(self, x: Any) -> Tensor:
+        """ReLU of what the layer makes of x, the bias and the ReLU in one pass."""
+        if x.ndim not in (2, 4):  # channels elsewhere than along axis 1
+            return F.relu(self(x))
+        return F.bias_relu(self.product(x), self.bias)
 
 
 class Linear(Biased):
@@ -401,6 +396,22 @@ class BatchNorm2d(BatchNorm1d):
     """Batch normalisation of each channel of (N, C, H, W); see `BatchNorm1d`."""
 
     ndim = 4
+
+
+# --- on a GPU -----------------------------------------------------------------------------------
+
+
+def fused(layers: Iterable[Module]) -> Iterator[Callable[[Any], Any]]:
+    """What computes the layers, one after the other: they themselves, but on a GPU one pass for a
+    bias and the ReLU that follows it."""
+    left = list(layers)
+    while left:
+        layer = left.pop(0)
+        biased = isinstance(layer, Biased) and layer.bias is not None
+        if biased and left and type(left[0]) is ReLU and is_cupy(layer.weight.data):
+            left.pop(0)
+            layer = layer.then_relu
+        yield layer
 
 
 # --- files --------------------------------------------------------------------------------------
