@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minist.functional as F
-from minist import Tensor, manual_seed, models, optim
+from minist import Tensor, manual_seed, models, nn, optim
 from minist.models.distorted_mnist import SIZES
 
 TRANSFORMERS = ("affine", "projective", "tps")
@@ -55,6 +55,18 @@ def test_counting_leaves_the_random_numbers_alone():
         manual_seed(0)
         states.append(models.build("st-cnn", filters=filters).state_dict())
     assert all(np.array_equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_the_table_of_layers_counts_parameters_in_lists():
+    class Slopes(nn.Module):
+        def __init__(self):
+            self.slopes = [nn.Parameter(0.1), nn.Parameter([0.2, 0.3])]
+
+        def forward(self, x):
+            return x * self.slopes[0]
+
+    (layer,) = models.layers(Slopes(), (1, 2, 2))
+    assert layer.parameters == 3 and layer.output == (1, 2, 2)
 
 
 @pytest.mark.parametrize("name", models.MODELS)

@@ -233,7 +233,7 @@ def layers(model: nn.Module, in_shape: tuple[int, ...]) -> list[Layer]:
     model = copy.deepcopy(model).to("cpu")  # on a GPU some layers are taken two at a time
 
     def note(name: str, module: nn.Module, forward: Callable) -> Callable:
-        own = sum(value.size for value in vars(module).values() if isinstance(value, nn.Parameter))
+        own = 0 if module.children() else sum(p.size for p in module.parameters())
 
         def noted(*inputs: Any) -> Tensor:
             output = forward(*inputs)
