@@ -108,6 +108,7 @@ def test_tutorials_are_pages_with_their_outputs(site):
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
         kinds = [set(output.get("data", {})) & {"image/png", "image/gif"} for output in outputs]
         assert len(pictures) == sum(map(bool, kinds))
+        assert "IPython.core" not in page.text  # no table stands there as the name of its class
         for output in outputs:
             if output["output_type"] == "stream":
                 assert "".join(output["text"]).strip() in page.text

@@ -43,6 +43,8 @@ def shown(output, folder, name):
             return f"![what the cell above draws]({path.name})"
     if "application/vnd.jupyter.widget-view+json" in data:
         return "*(Sliders: in the notebook.)*"
+    if "text/markdown" in data:
+        return "".join(data["text/markdown"])
     return f"```text\n{''.join(data.get('text/plain', []))}\n```"
 
 
