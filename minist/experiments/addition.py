@@ -224,7 +224,7 @@ minist addition --models 2xst-fcn st-fcn --transformations affine     # part of 
 minist addition --report                                              # only write this page
 ```
 
-Everything comes from the files in [results/addition/](results), one for each finished job, with \
+Everything comes from the files in `results/addition/`, one for each finished job, with \
 its settings and learning curve; only the columns that say so are the paper's. Jobs run, stop and \
 go on as those of [Table 1](table1.md), on a cluster too. A run's `result.png` shows pairs, both \
 windows, and what each transformer makes of both digits.
