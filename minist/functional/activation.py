@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import cuda
 from ..autograd import Function, Tensor
 from ..backend import Array, array_module
@@ -21,10 +23,15 @@ class ReLU(Function):
         check_floating(x, "x")
         if self.needs_grad[0]:
             self.positive = x > 0
-        return array_module(x).maximum(x, 0.0)
+        return positive_part(x)
 
     def backward(self, grad: Array) -> Array:
         return grad * self.positive
+
+
+def positive_part(x: Array) -> Array:
+    """max(x, 0). NumPy's clip takes less than half the time of its maximum with a number."""
+    return x.clip(0.0, np.inf)
 
 
 class BiasReLU(Function):
@@ -44,7 +51,7 @@ class BiasReLU(Function):
             self.y = on_card.bias_relu(x, bias)
         else:
             b = bias.reshape(-1, *[1] * (x.ndim - 2))
-            self.y = array_module(x).maximum(x + b, 0.0)
+            self.y = positive_part(x + b)
         return self.y
 
     def backward(self, grad: Array) -> tuple[Array, Array]:

@@ -45,15 +45,15 @@ def into_image(
             sign = sign * ((pixel >= 0) & (pixel <= size - 1))
             pixel = xp.clip(pixel, 0, size - 1)
         return pixel, sign
-    # fmax and fmin take the other number when one is NaN; clip does not, but is quicker than fmin.
+    # fmax takes the other number when one is NaN; of arrays, in a quarter of its time for a number.
     if padding_mode == "border" and kernel.narrow:
-        pixel = xp.clip(xp.fmax(x, 0.0), 0.0, size - 1.0)
+        pixel = xp.clip(xp.fmax(x, xp.zeros_like(x)), 0.0, size - 1.0)
         return pixel, ((pixel > 0) & (pixel < size - 1)).astype(x.dtype)
     # From the first pixel to the last whose taps are all in the border of the padded image.
     taps = kernel.taps()
     lowest = -float(margin + taps[0])
     highest = float(size + margin - 1 - taps[-1])
-    pixel = xp.clip(xp.fmax(x, lowest), lowest, highest)
+    pixel = xp.clip(xp.fmax(x, xp.full_like(x, lowest)), lowest, highest)
     return pixel, None if padding_mode == "zeros" else (pixel == x).astype(x.dtype)
 
 

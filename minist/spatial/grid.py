@@ -127,7 +127,9 @@ def to_pixels(x: Array, n: int, align_corners: bool) -> Array:
     In this order of operations: x (n - 1) / 2 + (n - 1) / 2 comes out at a whole number for nearly
     all of a regular axis, (x + 1) (n - 1) / 2 misses a quarter of them by rounding.
     """
-    return x * pixels_per_unit(n, align_corners) + (n - 1) / 2
+    pixel = x * pixels_per_unit(n, align_corners)
+    pixel += (n - 1) / 2
+    return pixel
 
 
 def rounding(dtype: np.dtype, size: int) -> float:

@@ -71,7 +71,7 @@ class Kernel(nn.Module):
     @staticmethod
     def floor(x: Array, taps: range) -> Array:
         """The pixel to count from: the one to the left of x, of an odd number the nearest."""
-        return array_module(x).floor(x + 0.5 * (len(taps) % 2))
+        return array_module(x).floor(x + 0.5 if len(taps) % 2 else x)
 
     def weights(self, t: Array, *phi: Array) -> list[Array | float]:
         """k for each tap; t = x - floor, in [0, 1), or [-0.5, 0.5) for an odd number of taps."""

@@ -42,10 +42,10 @@ GRID = 1  # its place among the inputs U, grid and Phi
 class Axis:
     """One axis of the points: which pixels each takes part in, with which weights.
 
-    `x` (points) are normalised coordinates along an axis of `size` pixels. `first` counts from
-    the first pixel of the padded image to the first tap. `weights` are k(x - pixel), for each tap;
-    `derivatives` holds the same for dk/dx and dk/dPhi, as far as they are wanted, and `inputs` the
-    numbers of the inputs that they belong to.
+    `x` (points) are normalised coordinates along an axis of `size` pixels. Each point's taps are
+    counted from its `pixel`; the first tap of pixel 0 is at `corner` in the padded image. `weights`
+    are k(x - pixel), for each tap; `derivatives` holds the same for dk/dx and dk/dPhi, as far as
+    they are wanted, and `inputs` the numbers of the inputs that they belong to.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class Axis:
         # see each pixel's own value and slope, not its left neighbour's.
         slack = rounding(x.dtype, size)
         m = kernel.floor(pixel + slack, taps)
-        self.first = m.astype(xp.int32)
-        self.first += self.margin + taps[0]
+        self.pixel = m.astype(xp.int32)
+        self.corner = self.margin + taps[0]
         t = xp.subtract(pixel, m, out=m)
         if len(taps) % 2:
             t *= abs(t) > slack
@@ -158,17 +158,17 @@ class GridSample(Function):
 
     def first_taps(self, inner: tuple[int, ...]) -> Array:
         """Where each point's first tap is in the flattened `inner`, (*sizes, N) or (*sizes, 1)."""
-        xp = array_module(self.axes[0].first)
+        xp = array_module(self.axes[0].pixel)
         integer = xp.int32 if prod(inner) < 2**31 else xp.int64  # half the bytes, where they do
-        place = self.axes[0].first.astype(integer)
-        for axis, size in zip(self.axes[1:], inner[1:], strict=False):
-            place *= size
-            place += axis.first
+        place, *others = (axis.pixel.astype(integer, copy=False) for axis in self.axes)
+        for pixel, size in zip(others, inner[1:], strict=False):
+            place = place * size
+            place += pixel
         images = inner[-1]
-        if images == 1:
-            return place
-        place *= images
-        return (place.reshape(self.points_shape) + xp.arange(images, dtype=integer)).ravel()
+        place = (place * images).reshape(self.points_shape)
+        corner = sum(axis.corner * step for axis, step in zip(self.axes, self.steps, strict=True))
+        place += xp.arange(corner, corner + images, dtype=integer)
+        return place.ravel()
 
     @property
     def margins(self) -> list[int]:
@@ -203,7 +203,8 @@ class GridSample(Function):
         inputs = [i for axis in self.axes for i in axis.inputs]
         for i, derivative in zip(inputs, self.derivatives, strict=True):
             if i == GRID:
-                along.append((derivative * g).sum(axis=0))
+                terms = derivative * g
+                along.append(terms[0] if len(terms) == 1 else terms.sum(axis=0))
             else:
                 grad_phi[i] = grad_phi.get(i, 0) + (derivative * g).sum()
         grad_grid = self.as_grid(along[::-1]) if along else None
@@ -272,8 +273,9 @@ class BilinearSample(GridSample):
         by_x_below -= by_x
         by_x_below *= t_y
         by_x += by_x_below  # dV/dt_x
-        slopes = (axis.derivatives[0][1] for axis in self.axes)  # dt/dx, in each direction
-        return [value, *(by * slope for by, slope in zip((below, by_x), slopes, strict=True))]
+        below *= along_y.derivatives[0][1]  # dt/dx, in each direction
+        by_x *= along_x.derivatives[0][1]
+        return [value, below, by_x]
 
     def taps(self, g: Array) -> Iterator[tuple[int, Array]]:
         step_y, step_x = self.steps
@@ -281,7 +283,8 @@ class BilinearSample(GridSample):
         down = g * t_y
         for offset, part in ((0, g - down), (step_y, down)):
             right = part * t_x
-            yield offset, part - right  # Eq. (6)
+            part -= right
+            yield offset, part  # Eq. (6)
             yield offset + step_x, right
 
 
