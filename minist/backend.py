@@ -162,10 +162,16 @@ def processor(device: str = "cpu") -> str:
 # --- random numbers -----------------------------------------------------------------------------
 
 
-class _Generators(threading.local):
-    """Each thread's own generator: generators are not safe to share between threads."""
+Seed = np.random.Generator | Sequence[int] | int | None
 
-    current: np.random.Generator | None = None
+
+class _Generators(threading.local):
+    """Each thread's own generator, or the seed to make it from at the first draw.
+
+    Generators are not safe to share between threads, and take as long to make as many a layer.
+    """
+
+    current: Seed = None
 
 
 _generators = _Generators()
@@ -173,8 +179,8 @@ _generators = _Generators()
 
 def generator() -> np.random.Generator:
     """The calling thread's random generator; seeded from the system unless `manual_seed` was."""
-    if _generators.current is None:
-        _generators.current = np.random.default_rng()
+    if not isinstance(_generators.current, np.random.Generator):
+        _generators.current = np.random.default_rng(_generators.current)
     return _generators.current
 
 
@@ -188,8 +194,8 @@ def manual_seed(seed: int) -> None:
 
 
 @contextmanager
-def random_state(rng: np.random.Generator) -> Iterator[None]:
-    """Let the calling thread draw from `rng` inside the block."""
+def random_state(rng: Seed) -> Iterator[None]:
+    """Let the calling thread draw from `rng`, or a generator of this seed, inside the block."""
     before, _generators.current = _generators.current, rng
     try:
         yield

@@ -106,7 +106,7 @@ class Study(Results):
     def digit_cnn(self, epochs: int = 2) -> CNN:
         """The CNN of Sect. 4.1, trained on digits as they are; kept in the runs' folder."""
         path = self.runs / "digit-cnn.safetensors"
-        with random_state(np.random.default_rng(0)):
+        with random_state(0):
             cnn = CNN((1, *CROP), ENCODER_FILTERS)
         if path.is_file():
             nn.load(cnn, path)
@@ -159,7 +159,7 @@ def colocalise(job: Colocalisation, digits: MNIST, encoder: Encoder, bar: tqdm) 
     """Train a transformer on a set and see how many of its digits it has found."""
     images, corners = images_of(job, digits)
     size = images.shape[-1]
-    with random_state(np.random.default_rng(job.seed)):
+    with random_state(job.seed):
         st = locator(size)
     optimizer = optim.Adam(st.parameters(), lr=job.lr)
     schedule = optim.CosineLR(optimizer, job.steps)

@@ -274,7 +274,7 @@ def show(bar: tqdm, line: dict[str, float]) -> None:
 
 def build(settings: Experiment) -> nn.Module:
     """The settings' model with its first weights, on their device."""
-    with backend.random_state(np.random.default_rng(settings.seed)):
+    with backend.random_state(settings.seed):
         model = settings.build()
     return model.to(settings.device)
 

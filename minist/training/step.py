@@ -76,7 +76,7 @@ def micro_batch_size(model: nn.Module, image: tuple[int, ...], batch_size: int) 
 
 def activations(model: nn.Module, image: tuple[int, ...]) -> int:
     """How many numbers pass from one operation to another in a forward, for each image."""
-    with random_state(np.random.default_rng(0)), deferred():
+    with random_state(0), deferred():
         xp = array_module(model.parameters()[0].data)
         output = model(Tensor(xp.zeros((2, *image), dtype=np.float32)))  # batch norm wants two
     inside = sum(math.prod(edge.shape) for node in nodes(output) for edge in inner(node))
@@ -173,8 +173,7 @@ def training_step(
     before = mine.start // micro_batches.size  # micro-batches of other processes
 
     def forward_backward(number: int, part: slice) -> tuple:
-        rng = np.random.default_rng([*seed, before + number])
-        with random_state(rng), deferred() as effects:
+        with random_state([*seed, before + number]), deferred() as effects:
             logits = model(Tensor(images[part]))
             loss = F.cross_entropy(logits, labels[part], "sum", label_smoothing)
             shown = report(watched, logits, loss, labels[part])
