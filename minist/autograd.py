@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ContextDecorator
 from typing import Any, NamedTuple
@@ -242,7 +241,9 @@ def _as_tensors(inputs: Sequence[Any]) -> Sequence[Tensor | None]:
     if len(tensors) < len(inputs):
         like = max(tensors, key=lambda x: x.dtype.kind == "f", default=None)  # floating if any
         inputs = [x if isinstance(x, Tensor) or x is None else _beside(x, like) for x in inputs]
-    if len({is_cupy(x.data) for x in inputs if x is not None}) > 1:
+        tensors = [x for x in inputs if x is not None]
+    kinds = {type(x.data) for x in tensors}
+    if len(kinds) > 1 and len({is_cupy(x.data) for x in tensors}) > 1:
         raise ValueError('inputs lie on different devices; move one of them, as in x.to("cuda")')
     return inputs
 
@@ -342,9 +343,9 @@ def _seed_gradient(output: Tensor, grad: Any) -> Array:
     return grad
 
 
-def _count_uses(root: Function | Tensor) -> Counter:
+def _count_uses(root: Function | Tensor) -> dict[Function | Tensor, int]:
     """How often the output of each node, and each leaf, is used on the way to `root`."""
-    uses: Counter = Counter()
+    uses: dict[Function | Tensor, int] = {}
     stack = [root] if isinstance(root, Function) else []
     while stack:
         node = stack.pop()
@@ -354,10 +355,13 @@ def _count_uses(root: Function | Tensor) -> Counter:
                 "twice, make the first call backward(retain_graph=True)"
             )
         for edge in node.edges:
-            if edge is not None:
-                uses[edge.source] += 1
-                if uses[edge.source] == 1 and isinstance(edge.source, Function):
-                    stack.append(edge.source)
+            if edge is None:
+                continue
+            source = edge.source
+            known = uses.get(source, 0)
+            uses[source] = known + 1
+            if not known and isinstance(source, Function):
+                stack.append(source)
     return uses
 
 

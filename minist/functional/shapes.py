@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from types import EllipsisType
 from typing import Any
 
@@ -20,7 +21,7 @@ class Reshape(Function):
     def forward(self, x: Array, shape: tuple[int, ...]) -> Array:
         self.shape = x.shape
         named = [n for n in shape if n != -1]
-        rest = int(np.prod(named))
+        rest = prod(named)
         fits = x.size == rest if -1 not in shape else rest > 0 and x.size % rest == 0
         if not fits or min(named, default=0) < 0 or len(named) < len(shape) - 1:
             raise ValueError(f"{x.size} elements do not fill the shape {shape}")

@@ -177,7 +177,8 @@ def training_step(
             logits = model(Tensor(images[part]))
             loss = F.cross_entropy(logits, labels[part], "sum", label_smoothing)
             shown = report(watched, logits, loss, labels[part])
-            return shown, grad(loss * (1 / n), parameters), effects
+            share = array_module(images).full_like(loss.data, 1 / n)  # of the mean: d mean / d loss
+            return shown, grad(loss, parameters, share), effects
 
     results = micro_batches.map(forward_backward, len(labels))
     parts = [[*gradients, *shown.numbers()] for shown, gradients, _ in results]
