@@ -122,6 +122,8 @@ def test_a_table_from_command_to_page(tmp_path, monkeypatch, capsys):
     error = json.loads(table.result_file(job).read_text())["test_error"]
     row = f"| 2xST-FCN affine | **{error:.2f}** | 9.0 | {error - 9:+.2f} |"
     assert row in printed and row in (tmp_path / "docs/addition.md").read_text()
+    assert "(addition.png)" in (tmp_path / "docs/addition.md").read_text()
+    assert (tmp_path / "docs/addition.png").read_bytes().startswith(b"\x89PNG")
     assert "| ST-FCN TPS | unmeasured | 19.1 |" in printed
     with pytest.raises(RunError, match="was made with epochs = 1, not 2"):
         table.unfinished([job], {"epochs": 2})
@@ -132,4 +134,4 @@ def test_the_page_in_the_docs_is_what_its_results_say():
     table = Table(docs / "results" / "addition", "nowhere")
     if not docs.is_dir():
         pytest.skip("not a clone of the repository")
-    assert table.page.read_text() == experiment.as_page(table.read())
+    assert table.page.read_text() == experiment.as_page(table.read(), table.picture.is_file())

@@ -238,8 +238,10 @@ The recipe was chosen on 10,000 training \
 digits held back, never on the test digits, and [recipes.md](recipes.md) tells what each change \
 brought, and where the table is far from the paper's and why. The networks of a column have \
 equally many parameters, within 2.5 %: as many as a CNN with 48 filters, about 120,000 on 28x28, \
-where the paper speaks of 400,000; see `minist info MODEL`. RTS is halved to 21x21 behind the \
-transformer, which leaves 1x1 after the second convolution, with pooling that rounds up.
+where the paper speaks of 400,000; see `minist info MODEL`. What the transformers show of RTS and \
+TC is halved, as in the paper, but for ST-CNN affine on RTS: of 21x21 its second convolution would \
+leave a single place. (The other two ST-CNNs on RTS are of an earlier state, halved, with pooling \
+that rounds up.)
 
 ## Each cell
 

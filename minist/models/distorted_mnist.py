@@ -3,7 +3,7 @@
 All classifiers have three weight layers. The networks for one distortion have the same number of
 learnable parameters, localisation nets included: that of the CNN with 48 filters. The others'
 widths follow from it, for images of any size (see `width`). Where the canvas is larger than the
-digit (RTS, TC), what the transformer shows is halved by an average pool.
+digit (RTS, TC), what the transformer shows is halved by an average pool (see `halved`).
 """
 
 from __future__ import annotations
