@@ -242,8 +242,7 @@ def _as_tensors(inputs: Sequence[Any]) -> Sequence[Tensor | None]:
         like = max(tensors, key=lambda x: x.dtype.kind == "f", default=None)  # floating if any
         inputs = [x if isinstance(x, Tensor) or x is None else _beside(x, like) for x in inputs]
         tensors = [x for x in inputs if x is not None]
-    kinds = {type(x.data) for x in tensors}
-    if len(kinds) > 1 and len({is_cupy(x.data) for x in tensors}) > 1:
+    if len({type(x.data) for x in tensors}) > 1 and len({is_cupy(x.data) for x in tensors}) > 1:
         raise ValueError('inputs lie on different devices; move one of them, as in x.to("cuda")')
     return inputs
 
@@ -355,13 +354,10 @@ def _count_uses(root: Function | Tensor) -> dict[Function | Tensor, int]:
                 "twice, make the first call backward(retain_graph=True)"
             )
         for edge in node.edges:
-            if edge is None:
-                continue
-            source = edge.source
-            known = uses.get(source, 0)
-            uses[source] = known + 1
-            if not known and isinstance(source, Function):
-                stack.append(source)
+            if edge is not None:
+                uses[edge.source] = uses.get(edge.source, 0) + 1
+                if uses[edge.source] == 1 and isinstance(edge.source, Function):
+                    stack.append(edge.source)
     return uses
 
 
