@@ -177,11 +177,12 @@ class Table(Jobs):
         Without such a run the picture is left as it is.
         """
         found = self.read()
-        pictures = [Run(self.folder(job)).picture for job in jobs(["2xst-fcn"], ["affine"])]
+        (job,) = jobs(["2xst-fcn"], ["affine"])
+        drawn = Run(self.folder(job)).picture
         with explained(self.page):
             self.page.parent.mkdir(parents=True, exist_ok=True)
-            for picture in filter(Path.is_file, pictures):
-                shutil.copy(picture, self.picture)
+            if drawn.is_file():
+                shutil.copy(drawn, self.picture)
             self.page.write_text(as_page(found, self.picture.is_file()))
         return as_table(found)
 
@@ -262,11 +263,12 @@ channels at 21x21, which holds a digit; the paper does not say at what size.
 - **The training** is Table 1's fast recipe with a smaller rate for the localisation nets: Adam, \
 0.003, 0.3 times that for them. The networks learn little but the frequency of the sums for the \
 first thousand steps, and at higher rates the localisation nets drift off the image meanwhile: at \
-the full rate 58 % of the points lay outside after 1,300 steps, at 0.3 times 16 %. The rates were \
-chosen by such short runs, on the error of training pairs as they first came, never on test digits.
+the full rate (of 0.002) 58 % of the points lay outside after 1,300 steps, at 0.3 times 16 %. The \
+rates were chosen by short runs, on the error of training pairs as they first came, never on test \
+digits; rates from 0.002 to 0.004 came out alike.
 - **It takes patience.** Of its training pairs 2xST-FCN has nine in ten wrong for three epochs, \
 half of them in the tenth, a quarter in the 25th, a fifth in the 50th, 12 % in the last: a \
-schedule of 12 epochs ends at 79 %. Test pairs are wrong as often as training pairs, so it does \
+schedule of 12 epochs ended at 79 %. Test pairs are wrong as often as training pairs, so it does \
 not want for digits.
 - ST-CNN and 2xST-CNN are not in the paper.
 """

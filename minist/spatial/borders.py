@@ -45,7 +45,8 @@ def into_image(
             sign = sign * ((pixel >= 0) & (pixel <= size - 1))
             pixel = xp.clip(pixel, 0, size - 1)
         return pixel, sign
-    # fmax takes the other number when one is NaN; of arrays, in a quarter of its time for a number.
+    # fmax takes the other number when one is NaN; of arrays, one to be filled first, it takes half
+    # of its time for a number.
     if padding_mode == "border" and kernel.narrow:
         pixel = xp.clip(xp.fmax(x, xp.zeros_like(x)), 0.0, size - 1.0)
         return pixel, ((pixel > 0) & (pixel < size - 1)).astype(x.dtype)

@@ -203,7 +203,7 @@ class GridSample(Function):
         inputs = [i for axis in self.axes for i in axis.inputs]
         for i, derivative in zip(inputs, self.derivatives, strict=True):
             if i == GRID:
-                terms = derivative * g
+                terms = derivative * g  # of one channel there is nothing to sum
                 along.append(terms[0] if len(terms) == 1 else terms.sum(axis=0))
             else:
                 grad_phi[i] = grad_phi.get(i, 0) + (derivative * g).sum()
