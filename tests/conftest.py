@@ -13,6 +13,7 @@ from strict import on_strict_device
 
 from minist import Tensor
 from minist.backend import require_cupy
+from minist.datasets import MNIST, distorted, split
 
 # An example may take its time: a busy machine is no fault of the code.
 settings.register_profile("minist", deadline=None)
@@ -126,3 +127,10 @@ def site(tmp_path_factory):
     )
     assert build.returncode == 0, build.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """200 test digits, turned, and their labels."""
+    _, some = split(MNIST(train=False), 200)
+    return distorted(some, "R", 0)

@@ -15,7 +15,16 @@ from minist import backend, models, nn, optim
 from minist.backend import to_device, to_numpy
 from minist.cuda import blas
 from minist.cuda.graph import Graph
-from minist.training import MicroBatches, Report, Run, Settings, captured, train, training_step
+from minist.training import (
+    MicroBatches,
+    Report,
+    Run,
+    Settings,
+    captured,
+    loop,
+    train,
+    training_step,
+)
 from minist.training.parallel import Group, group_of, start
 
 # --- the group ----------------------------------------------------------------------------------
@@ -98,12 +107,21 @@ def test_a_step_of_several_is_the_step_of_one(n, rng):
             np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+# The parts of the batches, 32 and 16 images, are cut where the batches are.
 SETTINGS = Settings(
-    model="fcn", units=8, epochs=2, batch_size=48, limit=160, micro_batch=16, warmup=2
+    model="fcn", units=8, epochs=2, batch_size=64, limit=160, micro_batch=16, warmup=2
 )
 
 
-def test_a_run_of_several_is_the_run_of_one(tmp_path):
+@pytest.fixture
+def in_threads(monkeypatch):
+    """Threads stand for GPUs here, and must not be forked."""
+    monkeypatch.setattr(
+        loop, "micro_batches_on_all_cores", lambda model, size, *_: MicroBatches(size)
+    )
+
+
+def test_a_run_of_several_is_the_run_of_one(tmp_path, in_threads):
     alone, together = Run(tmp_path / "alone"), Run(tmp_path / "together")
     for run in (alone, together):
         run.folder.mkdir()
@@ -120,7 +138,7 @@ def test_a_run_of_several_is_the_run_of_one(tmp_path):
     assert others[-1]["loss"] == pytest.approx(lines[-1]["loss"], rel=1e-5)
 
 
-def test_all_go_on_from_the_checkpoint_of_the_first(tmp_path):
+def test_all_go_on_from_the_checkpoint_of_the_first(tmp_path, in_threads):
     run, whole = Run(tmp_path / "parts"), Run(tmp_path / "whole")
     for one in (run, whole):
         one.folder.mkdir()

@@ -248,7 +248,7 @@ def test_a_worker_of_a_cluster_is_killed_and_nothing_lost(tmp_path):
     def dask(kind, *options):
         program = [sys.executable, "-m", f"distributed.cli.dask_{kind}"]
         program += ["--scheduler-file", str(file), "--no-dashboard", *options]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "MINIST_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "MINIST_NUM_THREADS": "2"}
         log = open(tmp_path / f"{len(started)}.log", "w")  # noqa: SIM115
         with log:
             started.append(
@@ -261,7 +261,7 @@ def test_a_worker_of_a_cluster_is_killed_and_nothing_lost(tmp_path):
         dask("scheduler", "--host", "127.0.0.1", "--port", "0")
         for _ in range(2):
             dask("worker", "--nthreads", "1", "--no-nanny", "--preload", str(preload))
-        wait_for(file.is_file, *started)
+        wait_for(lambda: file.is_file() and file.read_text().rstrip().endswith("}"), *started)
         address = json.loads(file.read_text())["address"]
         with Run(table.folder(busy)).locked(), pytest.raises(RunError, match="fcn-P-0 failed"):
             table.run([busy, *chosen], scheduler=address)

@@ -37,12 +37,6 @@ QUICK = Settings(epochs=2, limit=320, batch_size=64, filters=4, warmup=2, seed=3
 
 
 @pytest.fixture(scope="module")
-def digits():
-    _, some = split(MNIST(train=False), 200)
-    return distorted(some, "R", 0)
-
-
-@pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """A run that nothing interrupted."""
     run = Run(tmp_path_factory.mktemp("straight"))

@@ -33,14 +33,19 @@ def in_process(*what) -> float:
 def grown(who: str, name: str, transformation: str | None, size: int, batch_size: int) -> float:
     """Megabytes by which three training steps raise the peak of this process.
 
-    From where two steps on four images have left it: libraries are loaded by then.
+    From where two steps on four images have left it: libraries are loaded by then. Where training
+    goes on in several processes, times their number: each has micro-batches of its own.
     """
     model = networks.build(name, transformation, size)
+    processes = 1
 
     def run(n: int, steps: int) -> float:
+        nonlocal processes
         images, labels = networks.batch(n, size)
         if who in (own.TRAINING, own.OWN_LOOP):
             contestant = own.training(model, images, labels)[who]
+            if who == own.TRAINING:
+                processes = own.cores(model, images).count
         else:
             contestant = cases.module_of(who).training(who, model, images, labels)
         with contestant.context():
@@ -49,7 +54,7 @@ def grown(who: str, name: str, transformation: str | None, size: int, batch_size
         return peak()
 
     before = run(4, 2)
-    return run(batch_size, 3) - before
+    return (run(batch_size, 3) - before) * processes
 
 
 def peak() -> float:

@@ -13,6 +13,7 @@ from .. import functional as F
 from .. import nn, optim
 from ..autograd import Tensor, _backpropagate, no_grad
 from ..backend import num_threads
+from ..training.processes import micro_batches_on_all_cores
 from ..training.step import MicroBatches, evaluation_step, micro_batch_size, training_step
 from .contest import Contestant
 
@@ -20,16 +21,27 @@ TRAINING, OWN_LOOP = "minist", "own loop"
 MICRO_BATCH = 64  # of a single operation: what most networks here are cut into
 
 
-class Threads:
-    """Micro-batches on all threads, open only in their contestant's turns."""
+class AllCores:
+    """Work in micro-batches on all cores, which it has only in its contestant's turns."""
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, make: Callable[[], MicroBatches], work: Callable[[MicroBatches], Any]):
+        self.make, self.work = make, work
+
+    def contestant(self) -> Contestant:
+        return Contestant(lambda: self.work(self.micro_batches), self.opened)
 
     @contextmanager
-    def __call__(self):
-        with MicroBatches(self.size) as self.micro_batches:
+    def opened(self):
+        with self.make() as self.micro_batches:
+            while self.micro_batches.rank > 0:  # another process, until the first one leaves
+                self.work(self.micro_batches)
             yield
+
+
+def cores(model: nn.Module, images: np.ndarray) -> MicroBatches:
+    """The micro-batches that training would take."""
+    size = micro_batch_size(model, images.shape[1:], len(images))
+    return micro_batches_on_all_cores(model, size, len(images))
 
 
 @contextmanager
@@ -41,10 +53,9 @@ def blas_threads():
 def training(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[str, Contestant]:
     """A step of SGD: forward, loss, backward, update."""
     optimizer = optim.SGD(model.parameters(), lr=0.01)
-    threads = Threads(micro_batch_size(model, images.shape[1:], len(images)))
 
-    def through_training() -> None:
-        training_step(model, images, labels, threads.micro_batches)
+    def through_training(micro_batches: MicroBatches) -> None:
+        training_step(model, images, labels, micro_batches)
         optimizer.step()
 
     def in_own_loop() -> None:
@@ -53,13 +64,12 @@ def training(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[s
         optimizer.step()
 
     return {
-        TRAINING: Contestant(through_training, threads),
+        TRAINING: AllCores(lambda: cores(model, images), through_training).contestant(),
         OWN_LOOP: Contestant(in_own_loop, blas_threads),
     }
 
 
 def inference(model: nn.Module, images: np.ndarray) -> dict[str, Contestant]:
-    threads = Threads(micro_batch_size(model, images.shape[1:], len(images)))
     labels = np.zeros(len(images), np.int64)
 
     @no_grad()
@@ -67,9 +77,10 @@ def inference(model: nn.Module, images: np.ndarray) -> dict[str, Contestant]:
         model(Tensor(images))
 
     return {
-        TRAINING: Contestant(
-            lambda: evaluation_step(model, images, labels, threads.micro_batches), threads
-        ),
+        TRAINING: AllCores(
+            lambda: cores(model, images),
+            lambda micro_batches: evaluation_step(model, images, labels, micro_batches),
+        ).contestant(),
         OWN_LOOP: Contestant(in_own_loop, blas_threads),
     }
 
@@ -101,11 +112,18 @@ def operation(
         return lambda: _backpropagate(function(*inputs), grad, retain_graph=False)
 
     parts = [step_on(slice(i, i + size)) for i in range(0, n, size)]
-    threads = Threads(size)
+
+    def in_micro_batches(micro_batches: MicroBatches) -> None:
+        def one(number: int, part: slice) -> list:
+            parts[number]()
+            return []
+
+        micro_batches.map(one, n)
+
     return {
-        TRAINING: Contestant(
-            lambda: threads.micro_batches.map(lambda i, _: parts[i](), n), threads
-        ),
+        TRAINING: AllCores(
+            lambda: micro_batches_on_all_cores(nn.Sequential(), size, n), in_micro_batches
+        ).contestant(),
         OWN_LOOP: Contestant(step_on(slice(n)), blas_threads),
     }
 

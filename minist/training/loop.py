@@ -23,6 +23,7 @@ from .. import backend, nn, optim
 from ..datasets import MNIST, Images, batches, in_turn, split
 from .captured import Captured
 from .parallel import Group
+from .processes import micro_batches_on_all_cores
 from .run import Checkpoint, Run, RunError, explained
 from .settings import Experiment
 from .step import (
@@ -74,51 +75,58 @@ def train(
     settings, run = settled(settings), Run(run)
     training_set, held_out_set = load_training_set(settings)
     steps_an_epoch = math.ceil(len(training_set.labels) / settings.batch_size)
-    steps = settings.epochs * steps_an_epoch
+    steps, images = settings.epochs * steps_an_epoch, settings.epochs * len(training_set.labels)
     state = State.start(settings, steps)
     for turn in range(group.size if resume else 0):
         if turn == group.rank:
             state.resume(run)
         group.any(False, state.model.parameters()[0].data)  # one waits for the other
-    bar = tqdm(
-        total=settings.epochs * len(training_set.labels),
-        initial=min(state.step * settings.batch_size, settings.epochs * len(training_set.labels)),
-        unit=" images",
-        unit_scale=True,
-        disable=None if progress else True,  # None: where standard error is not a terminal
-    )
-    meter = Meter()
-    on_gpu = settings.device == "cuda"
     step = partial(training_step, label_smoothing=settings.label_smoothing)
-    if on_gpu and settings.cuda_graph == "on":
-        step = Captured(step)
-    threads = 1 if on_gpu else None
+    if settings.device == "cuda":  # where a thread makes the next batch while the GPU is busy
+        cores = MicroBatches(settings.micro_batch, threads=1)
+        make = settings.examples
+        step = Captured(step) if settings.cuda_graph == "on" else step
+    else:  # where each core makes the examples of its own micro-batches
+        cores = micro_batches_on_all_cores(
+            state.model, settings.micro_batch, settings.batch_size, settings.at_once
+        )
+        make = as_they_are
+        step = partial(step, examples=settings.examples)
     with (
-        bar,
-        MicroBatches(settings.micro_batch, threads) as micro_batches,
+        cores as micro_batches,  # from here on there may be several processes
         Interrupt() as interrupt,
         TemporaryDirectory() as spare,
+        tqdm(
+            total=images,
+            initial=min(state.step * settings.batch_size, images),
+            unit=" images",
+            unit_scale=True,
+            # None: where standard error is not a terminal
+            disable=None if progress and micro_batches.rank == 0 else True,
+        ) as bar,
     ):
-        if group.rank > 0:  # what the others write is thrown away
+
+        def stopped() -> bool:
+            """Whether to stop, at the same step in all processes."""
+            return group.any(micro_batches.any(interrupt.came), state.model.parameters()[0].data)
+
+        if group.rank > 0 or micro_batches.rank > 0:  # what the others write is thrown away
             run = Run(spare)
+        meter = Meter()
         run.write_config(settings.record())
         while state.step < steps:
             epoch, first = divmod(state.step, steps_an_epoch)
-            for images, labels in batches(
-                training_set, settings.batch_size, settings.examples, settings.seed, epoch, first
+            for digits, labels in batches(
+                training_set, settings.batch_size, make, settings.seed, epoch, first
             ):
                 seed = (settings.seed, state.step)
-                report = step(state.model, images, labels, micro_batches, seed, group)
+                report = step(state.model, digits, labels, micro_batches, seed, group)
                 state.update()
                 meter.add(report, len(labels))
                 bar.update(len(labels))
                 line_is_due = state.step % STEPS_A_LINE == 0
-                # Several processes must stop at the same step: they ask each other now and then.
-                stop = (
-                    interrupt.came
-                    if group.size == 1
-                    else line_is_due and group.any(interrupt.came, images)
-                )
+                # Several GPUs are asked now and then only: their hosts have to wait for them.
+                stop = (line_is_due or group.size == 1) and stopped()
                 if line_is_due or stop:
                     show(bar, meter.log(run, state, epoch))
                 if stop:
@@ -130,7 +138,7 @@ def train(
                 run.log(epoch=epoch + 1, step=state.step, held_out_error=found["error"])
             run.save(state.checkpoint())
             meter.start()
-            if group.any(interrupt.came, images):
+            if stopped():
                 raise KeyboardInterrupt
     if group.rank == 0:
         with explained(run.model):
@@ -264,6 +272,10 @@ class Interrupt:
     def __exit__(self, *error: Any) -> None:
         if self.in_main_thread:
             signal.signal(signal.SIGINT, self.before)
+
+
+def as_they_are(digits: Images, rng: np.random.Generator) -> Images:
+    return digits
 
 
 def show(bar: tqdm, line: dict[str, float]) -> None:

@@ -24,8 +24,9 @@ from threadpoolctl import threadpool_limits
 from .. import functional as F
 from .. import nn
 from ..autograd import Edge, Function, Tensor, grad, no_grad
-from ..backend import Array, array_module, num_threads, random_state
-from ..effects import deferred
+from ..backend import Array, array_module, generator, num_threads, random_state
+from ..datasets.batches import Images, Make
+from ..effects import Effect, deferred
 from ..spatial import SpatialTransformer
 from .parallel import Group
 
@@ -112,6 +113,8 @@ class MicroBatches:
         `num_threads()` by default.
     """
 
+    rank, count = 0, 1  # the process, and how many there are: see `Processes`
+
     def __init__(self, size: int, threads: int | None = None):
         self.size, self.threads = size, threads or num_threads()
 
@@ -124,9 +127,13 @@ class MicroBatches:
         self.pool.shutdown(cancel_futures=True)
         self.limit.restore_original_limits()
 
+    def slices(self, n: int) -> list[slice]:
+        """The micro-batches of n images."""
+        return [slice(i, min(i + self.size, n)) for i in range(0, n, self.size)]
+
     def map(self, function: Callable[[int, slice], Any], n: int) -> list[Any]:
         """[function(number, slice)] for each micro-batch of n images, in order."""
-        slices = [slice(i, min(i + self.size, n)) for i in range(0, n, self.size)]
+        slices = self.slices(n)
         results: list[Any] = [None] * len(slices)
         waiting = iter(enumerate(slices))
 
@@ -140,6 +147,10 @@ class MicroBatches:
             helper.result()
         return results
 
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is up in any of the processes, of which there is one here."""
+        return flag
+
 
 def training_step(
     model: nn.Module,
@@ -149,6 +160,7 @@ def training_step(
     seed: Sequence[int] = (0,),
     group: Group = Group(),  # noqa: B008  (frozen)
     label_smoothing: float = 0.0,
+    examples: Make | None = None,
 ) -> Report:
     """Leave d(mean cross entropy of the batch)/d(parameter) in every parameter's `grad`.
 
@@ -160,41 +172,51 @@ def training_step(
     micro_batches : MicroBatches
         An open pool.
     seed : sequence of int
-        What is drawn inside (dropout) comes from a generator of (*seed, number of micro-batch).
+        What is drawn inside (examples, dropout) comes from a generator of (*seed, number of
+        micro-batch).
     group : Group
         The processes that take the step together, each with its part of this batch.
     label_smoothing : float
         See `functional.cross_entropy`; the loss that is reported has it, too.
+    examples : function, optional
+        Makes of a micro-batch's images and labels, with that generator, what the model is given and
+        shall answer.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     watched = transformers(model)
     n, mine = len(labels), group.part(len(labels))
     images, labels = images[mine], labels[mine]
     before = mine.start // micro_batches.size  # micro-batches of other processes
+    effects: dict[int, list[Effect]] = {}
 
-    def forward_backward(number: int, part: slice) -> tuple:
-        with random_state([*seed, before + number]), deferred() as effects:
-            logits = model(Tensor(images[part]))
-            loss = F.cross_entropy(logits, labels[part], "sum", label_smoothing)
-            shown = report(watched, logits, loss, labels[part])
+    def forward_backward(number: int, part: slice) -> list[Array]:
+        with random_state([*seed, before + number]), deferred() as effects[number]:
+            batch = Images(images[part], labels[part])
+            if examples is not None:
+                batch = examples(batch, generator())
+            logits = model(Tensor(batch.images))
+            loss = F.cross_entropy(logits, batch.labels, "sum", label_smoothing)
+            shown = report(watched, logits, loss, batch.labels)
             share = array_module(images).full_like(loss.data, 1 / n)  # of the mean: d mean / d loss
-            return shown, grad(loss, parameters, share), effects
+            return [*grad(loss, parameters, share), *shown.numbers()]
 
-    results = micro_batches.map(forward_backward, len(labels))
-    parts = [[*gradients, *shown.numbers()] for shown, gradients, _ in results]
+    parts = micro_batches.map(forward_backward, len(labels))
     if not parts:  # fewer images than processes
         xp = array_module(images)
         parts = [[xp.zeros_like(p.data) for p in parameters] + [xp.zeros(())] * 3]
     sums = add_up(parts, group)
     for parameter, gradient in zip(parameters, sums, strict=False):
         parameter.grad = gradient
-    for _, _, effects in results:
-        for effect in effects:
+    for number in sorted(effects):
+        for effect in effects[number]:
             effect()
     return Report(*sums[len(parameters) :])
 
 
-def add_up(parts: Sequence[Sequence[Array]], group: Group) -> list[Array]:
+def add_up(
+    parts: Sequence[Sequence[Array]],
+    group: Group = Group(),  # noqa: B008  (frozen)
+) -> list[Array]:
     """The sums of what each part, a list of arrays, has: of this process's parts always in their
     order, then of all processes."""
     return group.add([sum_in_order(arrays) for arrays in zip(*parts, strict=True)])
@@ -215,13 +237,13 @@ def evaluation_step(
     """
     watched = transformers(model)
 
-    def forward(number: int, part: slice) -> Report:
+    def forward(number: int, part: slice) -> list[Array]:
         with no_grad():  # each thread has its own
             logits = model(Tensor(images[part]))
             loss = F.cross_entropy(logits, labels[part], reduction="sum")
-            return report(watched, logits, loss, labels[part])
+            return report(watched, logits, loss, labels[part]).numbers()
 
-    return sum_in_order(micro_batches.map(forward, len(labels)))
+    return Report(*add_up(micro_batches.map(forward, len(labels))))
 
 
 def report(
