@@ -54,7 +54,9 @@ def into_image(
     taps = kernel.taps()
     lowest = -float(margin + taps[0])
     highest = float(size + margin - 1 - taps[-1])
-    pixel = xp.clip(xp.fmax(x, xp.full_like(x, lowest)), lowest, highest)
+    pixel = xp.full_like(x, lowest)
+    xp.fmax(x, pixel, out=pixel)
+    xp.clip(pixel, lowest, highest, out=pixel)
     return pixel, None if padding_mode == "zeros" else (pixel == x).astype(x.dtype)
 
 

@@ -198,16 +198,21 @@ class GridSample(Function):
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
         d = len(self.axes)
         g = grad.transpose(1, *range(2, d + 2), 0).reshape(grad.shape[1], len(self.index))
-        along: list[Array] = []  # the axes of the image, outermost first
+        xp = array_module(g)
         grad_phi: dict[int, Array] = {}
         inputs = [i for axis in self.axes for i in axis.inputs]
+        along = xp.empty((d, g.shape[1]), dtype=g.dtype)
+        rows = reversed(along)  # y before x, as the axes of the image
         for i, derivative in zip(inputs, self.derivatives, strict=True):
             if i == GRID:
-                terms = derivative * g  # of one channel there is nothing to sum
-                along.append(terms[0] if len(terms) == 1 else terms.sum(axis=0))
+                row = next(rows)
+                if len(g) == 1:  # of one channel there is nothing to sum
+                    xp.multiply(derivative[0], g[0], out=row)
+                else:
+                    (derivative * g).sum(axis=0, out=row)
             else:
                 grad_phi[i] = grad_phi.get(i, 0) + (derivative * g).sum()
-        grad_grid = self.as_grid(along[::-1]) if along else None
+        grad_grid = self.as_grid(along) if GRID in inputs else None
         grad_u = self.adjoint(g) if self.needs_grad[0] else None
         return grad_u, grad_grid, *(grad_phi.get(GRID + 1 + i) for i in range(self.num_phi))
 
@@ -234,9 +239,9 @@ class GridSample(Function):
         """(C, points) as (N, C, *sizes'), the batch innermost in memory."""
         return v.reshape(len(v), *self.points_shape).transpose(-1, *range(len(self.points_shape)))
 
-    def as_grid(self, along: list[Array]) -> Array:
-        """Coordinates (points,) as (N, *sizes', d)."""
-        points = array_module(along[0]).stack(along).reshape(len(along), *self.points_shape)
+    def as_grid(self, along: Array) -> Array:
+        """Coordinates (d, points) as (N, *sizes', d)."""
+        points = along.reshape(len(along), *self.points_shape)
         return points.transpose(-1, *range(1, points.ndim - 1), 0)
 
 
