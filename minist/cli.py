@@ -387,7 +387,7 @@ def table_command(options: argparse.Namespace) -> None:
         wanted = {name: value for name, value in vars(options).items() if name in options.lists}
         asked = {**RECIPES[options.recipe], **asked_for(options)}
         jobs = module.jobs(**wanted, recipe=options.recipe, **asked)
-        # A batch of 128 in micro-batches of 64 gives two threads work.
+        # A batch of 128 in micro-batches of 64 gives two cores work.
         workers = options.workers or max(num_threads() // 2, 1)
         table.run(table.unfinished(jobs, asked), workers, options.scheduler)
     print(table.write())

@@ -10,11 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 import minist
-from minist import models, nn
+from minist import models, nn, optim
 from minist.datasets import Images
 from minist.training import MicroBatches, Run, Settings, evaluation_step, train, training_step
+from minist.training import run as run_module
 from minist.training.processes import Processes, micro_batches_on_all_cores
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
@@ -24,7 +26,7 @@ SETTINGS = Settings(
 
 
 def processes(count, size=4):
-    return Processes(size, count, most=20, room=10_000)
+    return Processes(size, count, slots=20, room=10_000)
 
 
 def parts(number, part):
@@ -60,27 +62,32 @@ def test_each_does_its_share():
     assert ran[0] == os.getpid()
 
 
-def test_a_flag_of_one_is_the_flag_of_all():
+def test_the_first_says_when_to_stop():
     with processes(3) as micro_batches:
-        assert not micro_batches.any(False)
-        for rank in range(3):
-            assert micro_batches.any(micro_batches.rank == rank)
-        assert not micro_batches.any(False)
+        assert not micro_batches.meet()
+        assert not micro_batches.meet(micro_batches.rank == 1)
+        assert micro_batches.meet(micro_batches.rank == 0)
+        assert not micro_batches.meet()
 
 
 # --- training ---
 
 
-def test_a_step_is_the_same_bit_for_bit(digits):
+def test_steps_are_the_same_bit_for_bit(digits):
+    """Also where the last micro-batch, of another process, is a smaller one."""
+    images, labels = (part[:190] for part in digits)
+
     def seen(micro_batches):
         minist.manual_seed(0)
         model = nn.Sequential(models.build("st-cnn", filters=4), nn.Dropout(0.2))
+        optimizer = optim.Adam(model.parameters())
         with micro_batches:
             for step in range(3):
-                report = training_step(model, *digits, micro_batches, seed=(1, step))
+                report = training_step(model, images, labels, micro_batches, seed=(1, step))
+                optimizer.step()
             model.eval()
-            looked = evaluation_step(model, *digits, micro_batches)
-        arrays = [p.grad for p in model.parameters()]
+            looked = evaluation_step(model, images, labels, micro_batches)
+        arrays = [array for p in model.parameters() for array in (p.data, p.grad)]
         return [*arrays, *report.numbers(), *looked.numbers()]
 
     expected = seen(MicroBatches(16, threads=1))
@@ -133,27 +140,41 @@ def test_where_micro_batches_run(monkeypatch):
     assert kind(fcn) == (MicroBatches, 1)
 
 
+def test_a_number_of_examples_that_is_another(digits):
+    def halves(some, rng):
+        return Images(some.images[::2], some.labels[::2])
+
+    model = models.build("fcn", units=4)
+    with (
+        MicroBatches(64, threads=1) as micro_batches,
+        pytest.raises(ValueError, match="of 64 digits 32 examples were made"),
+    ):
+        training_step(model, *digits, micro_batches, examples=halves)
+
+
 # --- when one fails ---
 
 
-def test_an_error_of_another_process_is_told():
-    with (
-        pytest.raises(RuntimeError, match=r"(?s)has ended.*ZeroDivisionError: in 2"),
-        processes(3) as micro_batches,
-    ):
+class Unsendable(Exception):
+    def __init__(self, a, b):
+        super().__init__(f"{a} and {b}")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (ZeroDivisionError("in 2"), ZeroDivisionError, "in 2"),
+        (Unsendable(1, 2), RuntimeError, "(?s)another process.*Unsendable: 1 and 2"),
+        (ValueError("\udce9"), ValueError, "\udce9"),  # of a path that is not UTF-8
+        (MemoryError(), MemoryError, "^$"),
+    ],
+)
+def test_an_error_of_another_process_is_raised_in_the_first(error, kind, text):
+    with pytest.raises(kind, match=text) as raised, processes(3) as micro_batches:
         if micro_batches.rank == 2:
-            raise ZeroDivisionError("in 2")
+            raise error
         micro_batches.map(parts, 24)
-
-
-def test_an_error_behind_the_last_meeting_is_told_too():
-    with (
-        pytest.raises(RuntimeError, match=r"(?s)has ended.*ZeroDivisionError: late"),
-        processes(2) as micro_batches,
-    ):
-        micro_batches.map(parts, 24)
-        if micro_batches.rank:
-            raise ZeroDivisionError("late")
+    assert raised.value.__cause__ is not None or kind is RuntimeError
 
 
 def test_an_error_of_all_is_that_of_the_first():
@@ -163,7 +184,7 @@ def test_an_error_of_all_is_that_of_the_first():
 
 def test_a_process_that_is_killed_is_missed():
     with (
-        pytest.raises(RuntimeError, match="another process of this training has ended"),
+        pytest.raises(RuntimeError, match=r"another process of this training .* by signal 9"),
         processes(2) as micro_batches,
     ):
         if micro_batches.rank:
@@ -171,9 +192,41 @@ def test_a_process_that_is_killed_is_missed():
         micro_batches.map(parts, 24)
 
 
+def test_a_process_that_is_killed_while_it_waits_is_missed_next():
+    with processes(2) as micro_batches:
+        if micro_batches.rank == 0:
+            time.sleep(0.2)  # the other is at the meeting
+            os.kill(micro_batches.children[0], signal.SIGKILL)
+        micro_batches.meet()
+        with pytest.raises(RuntimeError, match="by signal 9"):
+            micro_batches.meet()
+
+
+def test_where_no_process_can_be_had(monkeypatch):
+    """What was begun is ended, BLAS has its threads again, and Ctrl-C is heard."""
+    fork, children = os.fork, []
+
+    def second_fails():
+        if children:
+            raise BlockingIOError("no more processes")
+        children.append(fork())
+        return children[0]
+
+    def blas_threads():
+        return [x["num_threads"] for x in threadpoolctl.threadpool_info()]
+
+    before = blas_threads()
+    monkeypatch.setattr(os, "fork", second_fails)
+    with pytest.raises(BlockingIOError), processes(3):
+        pass
+    assert ended(children[0])
+    assert blas_threads() == before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def ended(pid):
     for _ in range(300):
-        with suppress(FileNotFoundError), open(f"/proc/{pid}/stat") as file:
+        with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/stat") as file:
             if file.read().rpartition(")")[2].split()[0] != "Z":
                 time.sleep(0.01)
                 continue
@@ -181,42 +234,65 @@ def ended(pid):
     return False
 
 
-def test_the_others_end_with_the_first(tmp_path):
-    """Also when it is killed, and they leave nothing behind."""
+@pytest.mark.parametrize("way", ["raise", "kill", "leave"])
+def test_the_others_end_with_the_first(way):
     program = (
-        "import os, sys, tempfile; from minist.training.processes import Processes\n"
-        "with Processes(1, 2, 1, 1) as p, tempfile.TemporaryDirectory(dir=sys.argv[1]) as folder:\n"
+        "import os, sys; from minist.training.processes import Processes\n"
+        "with Processes(1, 2, 1, 1) as p:\n"
         "    if p.rank:\n"
         "        print(os.getpid(), flush=True)\n"
-        "    elif sys.argv[2] == 'raise':\n"
+        "    elif sys.argv[1] == 'raise':\n"
         "        raise SystemExit(3)\n"
-        "    while True:\n"
+        "    while p.rank or sys.argv[1] != 'leave':\n"
         "        p.map(lambda i, part: [], 1)\n"
+        "    p.meet()\n"
     )
-    for way, status in (("raise", 3), ("kill", -signal.SIGKILL)):
-        command = [sys.executable, "-c", program, str(tmp_path), way]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
-            other = int(first.stdout.readline())
-            if way == "kill":
-                first.kill()
-            assert first.wait() == status
+    command = [sys.executable, "-c", program, way]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        other = int(first.stdout.readline() or 0)
+        if way == "kill":
+            first.kill()
+        assert first.wait() == {"raise": 3, "kill": -signal.SIGKILL, "leave": 0}[way]
         assert ended(other)
-    left = list(tmp_path.iterdir())
-    assert len(left) == 1  # of the one that was killed
 
 
-def test_files_and_locks_are_the_first_process_s_own(tmp_path):
-    """A run whose first process was killed can be gone on with at once."""
-    fcntl = pytest.importorskip("fcntl")
-    file = open(tmp_path / "lock", "w")  # noqa: SIM115
-    fcntl.flock(file, fcntl.LOCK_EX)
-    with processes(2) as micro_batches:
-        micro_batches.any(False)  # the other one is there
+def test_the_first_alone_holds_the_lock_of_a_run(tmp_path):
+    """So one that was killed can be gone on with at once."""
+    with Run(tmp_path).locked(), processes(2) as micro_batches:
         if micro_batches.rank == 0:
+            micro_batches.meet()  # the other one is there
+            (file,) = run_module.held
             file.close()
-            with open(tmp_path / "lock", "w") as again:
-                fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        micro_batches.any(False)
+            with Run(tmp_path).locked():
+                pass
+        else:
+            micro_batches.meet()
+        micro_batches.meet()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_is_the_first_process_s(times, tmp_path):
+    """The terminal sends it to all of them. A second one breaks off at once."""
+    program = (
+        "import sys; from minist.training import Settings, train\n"
+        "train(Settings(model='fcn', units=8, epochs=1000, micro_batch=64), sys.argv[1])\n"
+    )
+    environment = {**os.environ, "MINIST_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    run = Run(tmp_path)
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as first:
+        while not run.lines() and first.poll() is None:
+            time.sleep(0.01)
+        for _ in range(times):
+            os.killpg(first.pid, signal.SIGINT)
+            time.sleep(0.01)
+        error = first.stderr.read()
+    assert error.rstrip().endswith("KeyboardInterrupt"), error
+    if times == 1:
+        checkpoint, _ = run.go_back()
+        assert checkpoint.notes["step"] > 50
 
 
 def test_a_failing_step_breaks_the_training_off(tmp_path, monkeypatch):
@@ -230,5 +306,5 @@ def test_a_failing_step_breaks_the_training_off(tmp_path, monkeypatch):
         return Images(np.zeros((len(digits.labels), 1, 28, 28), "f"), digits.labels)
 
     monkeypatch.setattr(Settings, "examples", examples)
-    with pytest.raises(RuntimeError, match="ZeroDivisionError: no such example"):
+    with pytest.raises(ZeroDivisionError, match="no such example"):
         train(replace(SETTINGS, held_out=0), tmp_path)

@@ -1,6 +1,6 @@
 """minist beside its peers: what each operation, training step and inference takes on this machine.
 
-All contestants do the same work on the same threads, in turns in one run (`contest.py`). A row
+All contestants do the same work on the same cores, in turns in one run (`contest.py`). A row
 compares minist as training runs it, in micro-batches, and in a user's own loop over whole batches
 with PyTorch as its users write it (eager), with the best that it can do (channels_last,
 torch.compile) and with JAX, where they are installed; and with the floor: the larger of the

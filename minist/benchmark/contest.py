@@ -1,4 +1,4 @@
-"""Contestants take turns, in one process and on the same threads.
+"""Contestants take turns, in one run and on the same cores.
 
 Between turns there is a pause: idle threads of BLAS and OpenMP spin for tens of milliseconds and
 would slow whoever comes next. What is compared is the ratio of medians.

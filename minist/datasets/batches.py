@@ -87,11 +87,13 @@ def batches(
     seed: int = 0,
     epoch: int = 0,
     first: int = 0,
+    ahead: int = 2,
 ) -> Iterator[Images]:
     """One epoch: every image once, in random order, distorted anew.
 
     Order and distortions depend on seed, epoch and the number of the batch alone, so an epoch can
-    be entered at any batch. The next batch is prepared in a thread while the present one is used.
+    be entered at any batch. The next batches are prepared in a thread while the present one is
+    used.
 
     Parameters
     ----------
@@ -104,6 +106,8 @@ def batches(
     seed, epoch : int
     first : int
         Number of the batch to begin with.
+    ahead : int
+        How many batches the thread is ahead; with 0 there is none.
 
     Yields
     ------
@@ -120,7 +124,8 @@ def batches(
         raise ValueError(f"batches: batch_size must be 1 or more, not {batch_size}")
     if (n := len(data.images)) != (found := len(data.labels)):
         raise ValueError(f"batches: {n} images but {found} labels")
-    return prefetch(_batches(data, batch_size, maker(distortion), seed, epoch, first))
+    found = _batches(data, batch_size, maker(distortion), seed, epoch, first)
+    return prefetch(found, ahead) if ahead else found
 
 
 def _batches(

@@ -254,7 +254,7 @@ windows, and what each transformer makes of both digits.
 
 ## How it is made
 
-- **The pairs.** 42x42, each digit distorted as in RTS. The digits of a batch are paired at \
+- **The pairs.** 42x42, each digit distorted as in RTS. The digits of a micro-batch are paired at \
 random, other pairs in every epoch, so that hardly any is seen twice. Each distorted digit comes \
 in two pairs, once on each channel. The 10,000 test pairs are the same for every run.
 - **The networks** have 400,000 learnable parameters each, within 2.5 %, the paper's number: two \

@@ -9,11 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,8 @@ def train(
 ) -> nn.Module:
     """Train a model as `settings` say and leave it in the run's folder.
 
-    The same settings give the same weights, bit for bit, on one CPU: whatever the number of
-    threads, and however often the run was interrupted and resumed. (A GPU adds in no fixed order.)
+    The same settings give the same weights, bit for bit, on one CPU: on however many of its cores,
+    and however often the run was interrupted and resumed. (A GPU adds in no fixed order.)
 
     Parameters
     ----------
@@ -83,60 +83,60 @@ def train(
         group.any(False, state.model.parameters()[0].data)  # one waits for the other
     step = partial(training_step, label_smoothing=settings.label_smoothing)
     if settings.device == "cuda":  # where a thread makes the next batch while the GPU is busy
-        cores = MicroBatches(settings.micro_batch, threads=1)
-        make = settings.examples
+        opened = MicroBatches(settings.micro_batch, threads=1)
+        make, ahead = settings.examples, 2
         step = Captured(step) if settings.cuda_graph == "on" else step
     else:  # where each core makes the examples of its own micro-batches
-        cores = micro_batches_on_all_cores(
+        opened = micro_batches_on_all_cores(
             state.model, settings.micro_batch, settings.batch_size, settings.at_once
         )
-        make = as_they_are
+        make, ahead = as_they_are, 0
         step = partial(step, examples=settings.examples)
-    with (
-        cores as micro_batches,  # from here on there may be several processes
-        Interrupt() as interrupt,
-        TemporaryDirectory() as spare,
-        tqdm(
-            total=images,
-            initial=min(state.step * settings.batch_size, images),
-            unit=" images",
-            unit_scale=True,
-            # None: where standard error is not a terminal
-            disable=None if progress and micro_batches.rank == 0 else True,
-        ) as bar,
-    ):
+    with opened as micro_batches, Interrupt() as interrupt, ExitStack() as shown:
+        # From here on there may be several processes. All do the same, but the first alone writes.
+        first = group.rank == 0 and micro_batches.rank == 0
+        if first:
+            bar = shown.enter_context(progress_bar(state.step, settings, images, progress))
+            run.write_config(settings.record())
 
         def stopped() -> bool:
             """Whether to stop, at the same step in all processes."""
-            return group.any(micro_batches.any(interrupt.came), state.model.parameters()[0].data)
+            return group.any(micro_batches.meet(interrupt.came), state.model.parameters()[0].data)
 
-        if group.rank > 0 or micro_batches.rank > 0:  # what the others write is thrown away
-            run = Run(spare)
+        def log(epoch: int) -> None:
+            line = meter.read(state, epoch)
+            if first:
+                run.log(**line)
+                show(bar, line)
+
         meter = Meter()
-        run.write_config(settings.record())
         while state.step < steps:
-            epoch, first = divmod(state.step, steps_an_epoch)
+            epoch, done = divmod(state.step, steps_an_epoch)
             for digits, labels in batches(
-                training_set, settings.batch_size, make, settings.seed, epoch, first
+                training_set, settings.batch_size, make, settings.seed, epoch, done, ahead
             ):
                 seed = (settings.seed, state.step)
                 report = step(state.model, digits, labels, micro_batches, seed, group)
                 state.update()
                 meter.add(report, len(labels))
-                bar.update(len(labels))
+                if first:
+                    bar.update(len(labels))
                 line_is_due = state.step % STEPS_A_LINE == 0
                 # Several GPUs are asked now and then only: their hosts have to wait for them.
                 stop = (line_is_due or group.size == 1) and stopped()
                 if line_is_due or stop:
-                    show(bar, meter.log(run, state, epoch))
+                    log(epoch)
                 if stop:
                     break
             if meter.images:
-                show(bar, meter.log(run, state, epoch))
+                log(epoch)
             if settings.held_out and state.step % steps_an_epoch == 0:
                 found = evaluate(state.model, held_out_set, micro_batches)
-                run.log(epoch=epoch + 1, step=state.step, held_out_error=found["error"])
-            run.save(state.checkpoint())
+                if first:
+                    run.log(epoch=epoch + 1, step=state.step, held_out_error=found["error"])
+            checkpoint = state.checkpoint()
+            if first:
+                run.save(checkpoint)
             meter.start()
             if stopped():
                 raise KeyboardInterrupt
@@ -229,8 +229,8 @@ class Meter:
         self.total = report if self.total is None else self.total + report
         self.images += images
 
-    def log(self, run: Run, state: State, epoch: int) -> dict[str, float]:
-        """Write the line. Raises RunError where the loss is not a finite number."""
+    def read(self, state: State, epoch: int) -> dict[str, float]:
+        """The line, and start anew. Raises RunError where the loss is not a finite number."""
         # Here, once in many steps, the host waits for a GPU: the numbers are wanted now.
         for st in transformers(state.model):
             st.warn_if_drifted()
@@ -248,7 +248,6 @@ class Meter:
                 f"the loss is {line['loss']} at step {state.step}: start a new run with a smaller "
                 "--lr; checkpoints from before are kept"
             )
-        run.log(**line)
         self.start()
         return line
 
@@ -272,6 +271,16 @@ class Interrupt:
     def __exit__(self, *error: Any) -> None:
         if self.in_main_thread:
             signal.signal(signal.SIGINT, self.before)
+
+
+def progress_bar(step: int, settings: Experiment, images: int, progress: bool) -> tqdm:
+    return tqdm(
+        total=images,
+        initial=min(step * settings.batch_size, images),
+        unit=" images",
+        unit_scale=True,
+        disable=None if progress else True,  # None: where standard error is not a terminal
+    )
 
 
 def as_they_are(digits: Images, rng: np.random.Generator) -> Images:

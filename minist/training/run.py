@@ -37,6 +37,11 @@ class RunError(Exception):
     """What ends a run, in a sentence for its user."""
 
 
+held: set[Any] = set()  # files whose locks this process has
+if hasattr(os, "register_at_fork"):  # or a process forked off would hold them longer than we do
+    os.register_at_fork(after_in_child=lambda: [file.close() for file in held])
+
+
 class Checkpoint(NamedTuple):
     """Arrays by name, and notes that JSON can hold (the step among them)."""
 
@@ -89,8 +94,10 @@ class Run:
                         raise RunError(
                             f"{self.folder} is in use by another process; choose another --out"
                         ) from None
+                held.add(file)
                 yield
         finally:
+            held.discard(file)
             if made and not self.exists():
                 lock.unlink()
                 with suppress(OSError):  # something else lies in it

@@ -158,7 +158,11 @@ class Experiment(SettingsBlock):
         raise NotImplementedError
 
     def examples(self, digits: Images, rng: np.random.Generator) -> Images:
-        """What the network is given and what it shall answer, made of digits at random."""
+        """What the network is given and what it shall answer, made of digits at random: as many.
+
+        Training on the CPU calls it for each micro-batch, in several processes at once. What it
+        reads from an open file should be read by position, or from a file opened in it.
+        """
         raise NotImplementedError
 
     @property

@@ -2,9 +2,10 @@
 
 A micro-batch is a few dozen images: one whole forward and backward of its own, whose numbers stay
 in the cache of one core. They run on as many threads as there are cores (NumPy lets go of the
-interpreter while it computes), BLAS on one thread in each, and their gradients are added in the
-order of the micro-batches, so that the result does not depend on the number of threads. Memory
-falls with the size of a micro-batch, and no operation has to know of threads.
+interpreter while it computes), or in as many processes (`processes.py`), BLAS on one thread in
+each, and their gradients are added in the order of the micro-batches, so that the result does not
+depend on the number of either. Memory falls with the size of a micro-batch, and no operation has to
+know of threads.
 
 Batch norm, if there is one, sees a micro-batch.
 """
@@ -147,9 +148,9 @@ class MicroBatches:
             helper.result()
         return results
 
-    def any(self, flag: bool) -> bool:
-        """Whether a flag is up in any of the processes, of which there is one here."""
-        return flag
+    def meet(self, stop: bool = False) -> bool:
+        """Wait for the other processes, of which there are none here; whether to stop."""
+        return stop
 
 
 def training_step(
@@ -180,20 +181,25 @@ def training_step(
         See `functional.cross_entropy`; the loss that is reported has it, too.
     examples : function, optional
         Makes of a micro-batch's images and labels, with that generator, what the model is given and
-        shall answer.
+        shall answer: as many examples.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer examples than images.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     watched = transformers(model)
     n, mine = len(labels), group.part(len(labels))
     images, labels = images[mine], labels[mine]
-    before = mine.start // micro_batches.size  # micro-batches of other processes
+    before = mine.start // micro_batches.size  # micro-batches of other members of the group
     effects: dict[int, list[Effect]] = {}
 
     def forward_backward(number: int, part: slice) -> list[Array]:
         with random_state([*seed, before + number]), deferred() as effects[number]:
             batch = Images(images[part], labels[part])
             if examples is not None:
-                batch = examples(batch, generator())
+                batch = made_of(batch, examples)
             logits = model(Tensor(batch.images))
             loss = F.cross_entropy(logits, batch.labels, "sum", label_smoothing)
             shown = report(watched, logits, loss, batch.labels)
@@ -201,7 +207,7 @@ def training_step(
             return [*grad(loss, parameters, share), *shown.numbers()]
 
     parts = micro_batches.map(forward_backward, len(labels))
-    if not parts:  # fewer images than processes
+    if not parts:  # fewer images than members
         xp = array_module(images)
         parts = [[xp.zeros_like(p.data) for p in parameters] + [xp.zeros(())] * 3]
     sums = add_up(parts, group)
@@ -211,6 +217,17 @@ def training_step(
         for effect in effects[number]:
             effect()
     return Report(*sums[len(parameters) :])
+
+
+def made_of(digits: Images, examples: Make) -> Images:
+    """As many examples as there are digits, drawn with the thread's generator."""
+    made = examples(digits, generator())
+    if len(made.labels) != len(digits.labels):
+        raise ValueError(
+            f"of {len(digits.labels)} digits {len(made.labels)} examples were made: a step needs "
+            "one of each"
+        )
+    return made
 
 
 def add_up(
