@@ -47,6 +47,7 @@ from .step import MicroBatches
 
 ALIGNED = 64  # bytes: an array begins with a line of the cache
 REPORT = 16 * ALIGNED  # bytes for what a step returns beside gradients, and to spare
+LOOKS = 300  # at a line, a fifth of a millisecond, before waiting asleep: to wake up takes as long
 HERE, GO_ON, STOP, ERROR = b".", b"0", b"1", b"!"
 
 
@@ -206,7 +207,7 @@ class Processes(MicroBatches):
         if self.rank:
             with suppress(OSError):
                 self.line.send(HERE)
-                if answer := self.line.recv(1):
+                if answer := heard(self.line, 1):
                     return answer == STOP
             os._exit(1)  # the first process is no more
         for line, child in zip(self.lines, self.children, strict=True):
@@ -243,10 +244,12 @@ def packed(error: BaseException) -> bytes:
 
 def heard(line: socket.socket, n: int) -> bytes:
     """The next n bytes at most; none where the other end is gone."""
-    try:
+    with suppress(OSError):
+        for _ in range(LOOKS):
+            with suppress(BlockingIOError):
+                return line.recv(n, socket.MSG_DONTWAIT)
         return line.recv(n)
-    except OSError:
-        return b""
+    return b""
 
 
 def fault(line: socket.socket, child: int, word: bytes) -> BaseException:
