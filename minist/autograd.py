@@ -272,11 +272,12 @@ def _describe(value: Any) -> str:
     return repr(value)
 
 
-def grad(output: Tensor, inputs: Sequence[Tensor], grad: Any = None) -> list[Array]:
+def grad(output: Tensor, inputs: Sequence[Tensor], grad: Any = None, own: bool = True) -> list:
     """d(output)/d(input) for each of the inputs, returned instead of added to `input.grad`.
 
     They are leaves or results on the way; one that the output does not depend on gets zeros. `grad`
-    is dL/d(output), 1 for a scalar. Several threads may call it on graphs that share their leaves.
+    is dL/d(output), 1 for a scalar. With own=False they are only to be read: views, or shared ones.
+    Several threads may call it on graphs that share their leaves.
 
     Raises ValueError if an input does not require a gradient, and as `Tensor.backward` does.
     """
@@ -286,7 +287,8 @@ def grad(output: Tensor, inputs: Sequence[Tensor], grad: Any = None) -> list[Arr
             raise ValueError(f"grad: input {i} of shape {x.shape} has requires_grad=False")
     sources = [x.grad_fn or x for x in inputs]
     gradients = _backpropagate(output, grad, retain_graph=False, keep=frozenset(sources))
-    return [_own(gradients.get(source, 0.0), x) for source, x in zip(sources, inputs, strict=True)]
+    found = [(x, gradients.get(source, 0.0)) for source, x in zip(sources, inputs, strict=True)]
+    return [_own(g, x) if own or isinstance(g, float) else g for x, g in found]
 
 
 def _own(gradient: Array, x: Tensor) -> Array:
@@ -344,8 +346,7 @@ def _seed_gradient(output: Tensor, grad: Any) -> Array:
 
 def _count_uses(root: Function | Tensor) -> dict[Function | Tensor, int]:
     """How often the output of each node, and each leaf, is used on the way to `root`."""
-    uses: dict[Function | Tensor, int] = {}
-    stack = [root] if isinstance(root, Function) else []
+    uses, stack = {}, [root] if isinstance(root, Function) else []
     while stack:
         node = stack.pop()
         if node.edges is None:
@@ -364,8 +365,7 @@ def _count_uses(root: Function | Tensor) -> dict[Function | Tensor, int]:
 def _input_gradients(node: Function, grad: Array) -> list[Array | None]:
     """What `node.backward` returns, checked, and fitted to the inputs."""
     gradients = node.backward(grad)
-    if not isinstance(gradients, tuple):
-        gradients = (gradients,)
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
     if len(gradients) != len(node.edges):
         raise _fault(node, f"{len(gradients)} gradients for {len(node.edges)} inputs")
     return [

@@ -580,3 +580,15 @@ def test_the_device_a_tensor_is_on_costs_nothing():
     x = tensor([1.0], requires_grad=True)
     assert x.to("cpu").data is x.data
     assert tensor(x.data, device="cpu").data is x.data
+
+
+def test_gradients_that_are_not_copied():
+    """Of x + y both gradients are that of the sum, the very array."""
+    x, y, z = (minist.tensor([1.0, 2.0], requires_grad=True) for _ in range(3))
+    seed = np.array([3.0, 4.0], dtype="f")
+    mine = minist.grad(x + y, [x, y, z], seed)
+    shared = minist.grad(x + y, [x, y, z], seed, own=False)
+    for a, b in zip(mine, shared, strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
+    assert shared[0] is shared[1]
+    assert not np.shares_memory(mine[0], mine[1])

@@ -58,8 +58,9 @@ def curves(
     for threads in sorted({1, num_threads()}):
         for n, side in points:
             with limited(threads):
-                for name, ms in point(n, side, peers, training, quick).items():
-                    found.setdefault(f"{name}, {threads} threads", []).append(ms / n)
+                label = f"{threads} thread{'s' * (threads > 1)}"
+            for name, ms in point(n, side, peers, training, quick).items():
+                found.setdefault(f"{name}, {label}", []).append(ms / n)
     return found
 
 

@@ -194,6 +194,7 @@ def training_step(
     images, labels = images[mine], labels[mine]
     before = mine.start // micro_batches.size  # micro-batches of other members of the group
     effects: dict[int, list[Effect]] = {}
+    alone = len(labels) <= micro_batches.size  # where nothing is added, so nothing else is made
 
     def forward_backward(number: int, part: slice) -> list[Array]:
         with random_state([*seed, before + number]), deferred() as effects[number]:
@@ -204,7 +205,7 @@ def training_step(
             loss = F.cross_entropy(logits, batch.labels, "sum", label_smoothing)
             shown = report(watched, logits, loss, batch.labels)
             share = array_module(images).full_like(loss.data, 1 / n)  # of the mean: d mean / d loss
-            return [*grad(loss, parameters, share), *shown.numbers()]
+            return [*grad(loss, parameters, share, own=alone), *shown.numbers()]
 
     parts = micro_batches.map(forward_backward, len(labels))
     if not parts:  # fewer images than members
