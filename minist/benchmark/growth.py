@@ -56,11 +56,11 @@ def curves(
     """Milliseconds an image at each (batch, side), by contestant and number of threads."""
     found: dict[str, list[float]] = {}
     for threads in sorted({1, num_threads()}):
+        cores = f"{threads} thread{'s' * (threads > 1)}"
         for n, side in points:
             with limited(threads):
-                label = f"{threads} thread{'s' * (threads > 1)}"
-            for name, ms in point(n, side, peers, training, quick).items():
-                found.setdefault(f"{name}, {label}", []).append(ms / n)
+                for name, ms in point(n, side, peers, training, quick).items():
+                    found.setdefault(f"{name}, {cores}", []).append(ms / n)
     return found
 
 
