@@ -283,12 +283,16 @@ def test_ctrl_c_is_the_first_process_s(times, tmp_path):
     with subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as first:
-        while not run.lines() and first.poll() is None:
-            time.sleep(0.01)
-        for _ in range(times):
-            os.killpg(first.pid, signal.SIGINT)
-            time.sleep(0.01)
-        error = first.stderr.read()
+        try:
+            while not run.lines() and first.poll() is None:
+                time.sleep(0.01)
+            for _ in range(times):
+                os.killpg(first.pid, signal.SIGINT)
+                time.sleep(0.01)
+            _, error = first.communicate(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(first.pid, signal.SIGKILL)
     assert error.rstrip().endswith("KeyboardInterrupt"), error
     if times == 1:
         checkpoint, _ = run.go_back()
