@@ -82,6 +82,12 @@ def train(
             state.resume(run)
         group.any(False, state.model.parameters()[0].data)  # one waits for the other
     step = partial(training_step, label_smoothing=settings.label_smoothing)
+
+    def examples(digits: Images, micro_batch: int) -> Images:
+        """Those of a micro-batch of the present step; of the first one as `batches` draws them."""
+        seed = settings.seed, *divmod(state.step, steps_an_epoch), micro_batch
+        return settings.examples(digits, np.random.default_rng(seed))
+
     if settings.device == "cuda":  # where a thread makes the next batch while the GPU is busy
         opened = MicroBatches(settings.micro_batch, threads=1)
         make, ahead = settings.examples, 2
@@ -91,7 +97,7 @@ def train(
             state.model, settings.micro_batch, settings.batch_size, settings.at_once
         )
         make, ahead = as_they_are, 0
-        step = partial(step, examples=settings.examples)
+        step = partial(step, examples=examples)
     with opened as micro_batches, Interrupt() as interrupt, ExitStack() as shown:
         # From here on there may be several processes. All do the same, but the first alone writes.
         first = group.rank == 0 and micro_batches.rank == 0

@@ -25,8 +25,8 @@ from threadpoolctl import threadpool_limits
 from .. import functional as F
 from .. import nn
 from ..autograd import Edge, Function, Tensor, grad, no_grad
-from ..backend import Array, array_module, generator, num_threads, random_state
-from ..datasets.batches import Images, Make
+from ..backend import Array, array_module, num_threads, random_state
+from ..datasets import Images
 from ..effects import Effect, deferred
 from ..spatial import SpatialTransformer
 from .parallel import Group
@@ -161,7 +161,7 @@ def training_step(
     seed: Sequence[int] = (0,),
     group: Group = Group(),  # noqa: B008  (frozen)
     label_smoothing: float = 0.0,
-    examples: Make | None = None,
+    examples: Callable[[Images, int], Images] | None = None,
 ) -> Report:
     """Leave d(mean cross entropy of the batch)/d(parameter) in every parameter's `grad`.
 
@@ -173,14 +173,13 @@ def training_step(
     micro_batches : MicroBatches
         An open pool.
     seed : sequence of int
-        What is drawn inside (examples, dropout) comes from a generator of (*seed, number of
-        micro-batch).
+        What is drawn inside (dropout) comes from a generator of (*seed, number of micro-batch).
     group : Group
         The processes that take the step together, each with its part of this batch.
     label_smoothing : float
         See `functional.cross_entropy`; the loss that is reported has it, too.
     examples : function, optional
-        Makes of a micro-batch's images and labels, with that generator, what the model is given and
+        Makes of a micro-batch's images and labels, and its number, what the model is given and
         shall answer: as many examples.
 
     Raises
@@ -200,7 +199,7 @@ def training_step(
         with random_state([*seed, before + number]), deferred() as effects[number]:
             batch = Images(images[part], labels[part])
             if examples is not None:
-                batch = made_of(batch, examples)
+                batch = as_many(examples(batch, before + number), len(batch.labels))
             logits = model(Tensor(batch.images))
             loss = F.cross_entropy(logits, batch.labels, "sum", label_smoothing)
             shown = report(watched, logits, loss, batch.labels)
@@ -220,13 +219,11 @@ def training_step(
     return Report(*sums[len(parameters) :])
 
 
-def made_of(digits: Images, examples: Make) -> Images:
-    """As many examples as there are digits, drawn with the thread's generator."""
-    made = examples(digits, generator())
-    if len(made.labels) != len(digits.labels):
+def as_many(made: Images, n: int) -> Images:
+    """The examples, if there are n of them; else a ValueError."""
+    if len(made.labels) != n:
         raise ValueError(
-            f"of {len(digits.labels)} digits {len(made.labels)} examples were made: a step needs "
-            "one of each"
+            f"of {n} digits {len(made.labels)} examples were made: a step needs one of each"
         )
     return made
 
