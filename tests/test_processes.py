@@ -32,7 +32,17 @@ def processes(count, size=4):
 def parts(number, part):
     """Arrays of several types, sizes and memory orders, that tell of which micro-batch they are."""
     x = np.arange(24.0).reshape(2, 3, 4) + 100 * number
-    return x, x.transpose(2, 0, 1), np.float32(number), part.stop, np.zeros((0, 2)), x[..., :1] < 50
+    order = (2, 0, 1) if number % 2 else (0, 1, 2)  # which may change from one to another
+    ordered = np.ascontiguousarray(x.transpose(order)).transpose(np.argsort(order))
+    return (
+        x,
+        ordered,
+        np.broadcast_to(x[:1], x.shape),
+        np.float32(number),
+        part.stop,
+        np.zeros((0, 2)),
+        x[..., :1] < 50,
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -47,7 +57,6 @@ def test_all_have_the_results_of_all_in_order(count, n):
             for some, others in zip(found, expected, strict=True):
                 for a, b in zip(some, others, strict=True):
                     np.testing.assert_array_equal(a, b)
-                    assert np.asarray(a).strides == np.asarray(b).strides or a.size < 2
     assert micro_batches.rank == 0
 
 

@@ -174,8 +174,8 @@ class Processes(MicroBatches):
     def map(self, function: Callable[[int, slice], Sequence[Array]], n: int) -> list:
         """[function(number, slice)] for each micro-batch of n images, in order, in all processes.
 
-        The function returns arrays: of the same shapes, types and memory order for each. Those of
-        others are to be used before the next map.
+        The function returns arrays, of the same shapes and types for each. Those of others are to
+        be used before the next map.
         """
         slices = self.slices(n)
         results: list[Any] = [None] * len(slices)
@@ -197,7 +197,7 @@ class Processes(MicroBatches):
 
     def places(self, number: int, like: Sequence[Array]) -> list[np.ndarray]:
         """Where a micro-batch's results lie in shared memory, arrays like these."""
-        key = (self.turn, number, *[(a.shape, a.strides, a.dtype) for a in like])
+        key = (self.turn, number, *[(a.shape, a.dtype) for a in like])
         if key not in self.known:
             self.known[key] = laid_out(self.shared[self.turn, number], like)
         return self.known[key]
@@ -220,14 +220,15 @@ class Processes(MicroBatches):
 
 
 def laid_out(memory: np.ndarray, like: Sequence[Array]) -> list[np.ndarray]:
-    """Arrays in a stretch of bytes, one behind the other, each in the memory order of its model."""
+    """Arrays of the shapes and types of others in a stretch of bytes, one behind the other.
+
+    In C order, whatever that of the others: it may differ from one micro-batch to another, as where
+    a smaller one is convolved in another way.
+    """
     places, start = [], 0
     for array in like:
         end = start + array.nbytes
-        outermost_first = np.argsort([-abs(stride) for stride in array.strides], kind="stable")
-        place = memory[start:end].view(array.dtype)
-        place = place.reshape([array.shape[axis] for axis in outermost_first])
-        places.append(place.transpose(np.argsort(outermost_first)))
+        places.append(memory[start:end].view(array.dtype).reshape(array.shape))
         start = -(-end // ALIGNED) * ALIGNED
     return places
 
