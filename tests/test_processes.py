@@ -19,7 +19,7 @@ from minist.training import MicroBatches, Run, Settings, evaluation_step, train,
 from minist.training import run as run_module
 from minist.training.processes import Processes, micro_batches_on_all_cores
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks safely")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they are forked on Linux only")
 SETTINGS = Settings(
     model="st-fcn", units=8, epochs=2, batch_size=48, limit=160, held_out=300, micro_batch=16
 )

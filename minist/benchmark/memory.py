@@ -37,15 +37,11 @@ def grown(who: str, name: str, transformation: str | None, size: int, batch_size
     goes on in several processes, times their number: each has micro-batches of its own.
     """
     model = networks.build(name, transformation, size)
-    processes = 1
 
     def run(n: int, steps: int) -> float:
-        nonlocal processes
         images, labels = networks.batch(n, size)
         if who in (own.TRAINING, own.OWN_LOOP):
             contestant = own.training(model, images, labels)[who]
-            if who == own.TRAINING:
-                processes = own.cores(model, images).count
         else:
             contestant = cases.module_of(who).training(who, model, images, labels)
         with contestant.context():
@@ -54,7 +50,10 @@ def grown(who: str, name: str, transformation: str | None, size: int, batch_size
         return peak()
 
     before = run(4, 2)
-    return (run(batch_size, 3) - before) * processes
+    more = run(batch_size, 3) - before
+    if who == own.TRAINING:
+        more *= own.cores(model, networks.batch(batch_size, size)[0]).count
+    return more
 
 
 def peak() -> float:

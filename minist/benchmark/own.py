@@ -33,9 +33,7 @@ class AllCores:
     @contextmanager
     def opened(self):
         with self.make() as self.micro_batches:
-            while (
-                self.micro_batches.rank > 0
-            ):  # another process, until the first leaves and ends it
+            while self.micro_batches.rank > 0:  # another process, which the first one ends
                 self.work(self.micro_batches)
             yield
 
