@@ -158,8 +158,9 @@ class Biased(Module):
         return self.product(x, self.bias)
 
     def then_relu(self, x: Any) -> Tensor:
-        """ReLU of what the layer makes of x, the bias and the ReLU in one pass."""
-        if x.ndim not in (2, 4):  # channels elsewhere than along axis 1
+        """ReLU of what the layer makes of x; on a GPU the bias and the ReLU in one pass."""
+        one_pass = self.bias is not None and is_cupy(self.weight.data)
+        if not one_pass or x.ndim not in (2, 4):  # or channels elsewhere than along axis 1
             return F.relu(self(x))
         return F.bias_relu(self.product(x), self.bias)
 
@@ -173,6 +174,11 @@ class Linear(Biased):
 
     def product(self, x: Any, bias: Parameter | None = None) -> Tensor:
         return F.linear(x, self.weight, bias)
+
+    def then_relu(self, x: Any) -> Tensor:
+        if is_cupy(self.weight.data):
+            return super().then_relu(x)
+        return F.linear(x, self.weight, self.bias, relu=True)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
@@ -402,16 +408,18 @@ class BatchNorm2d(BatchNorm1d):
 
 
 def fused(layers: Iterable[Module]) -> Iterator[Callable[[Any], Any]]:
-    """What computes the layers, one after the other: they themselves, but on a GPU one pass for a
-    bias and the ReLU that follows it."""
-    left = list(layers)
-    while left:
-        layer = left.pop(0)
-        biased = isinstance(layer, Biased) and layer.bias is not None
-        if biased and left and type(left[0]) is ReLU and is_cupy(layer.weight.data):
-            left.pop(0)
-            layer = layer.then_relu
-        yield layer
+    """What computes the layers, one after the other: they themselves, but a product, its bias and
+    the ReLU that follows at once, unless a subclass has a forward of its own."""
+    left = iter(layers)
+    layer = next(left, None)
+    while layer is not None:
+        following = next(left, None)
+        if type(following) is ReLU and getattr(type(layer), "forward", None) is Biased.forward:
+            yield layer.then_relu
+            following = next(left, None)
+        else:
+            yield layer
+        layer = following
 
 
 # --- files --------------------------------------------------------------------------------------

@@ -120,8 +120,8 @@ def test_the_work_of_a_step_written_out():
     images, labels = np.ones((7, 6), np.float32), np.zeros(7, int)
     flops, moved = networks.work_of_step(model, images, labels)
     assert flops == 7 * (2 * 2 * 30 + 3 * 2 * 15)
-    assert activations(model, (6,)) == 5 + 5 + 3
-    assert moved == 7 * 4 * 4 * 13
+    assert activations(model, (6,)) == 5 + 3  # the ReLU is taken in place
+    assert moved == 7 * 4 * 4 * 8
 
 
 def test_memory_is_that_of_the_step():

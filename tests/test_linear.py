@@ -1,5 +1,7 @@
 """The fully connected layer."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,10 +17,11 @@ LEADING = [(), (1,), (4,), (0,), (2, 3), (2, 0, 3)]
 @pytest.mark.parametrize("leading", LEADING, ids=str)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("features", "out"), [(3, 2), (1, 1), (2, 5)])
-def test_gradient(leaf, leading, bias, features, out):
+@pytest.mark.parametrize("relu", [False, True])
+def test_gradient(leaf, leading, bias, features, out, relu):
     inputs = [leaf(*leading, features), leaf(out, features)] + [leaf(out)] * bias
-    assert F.linear(*inputs).shape == (*leading, out)
-    assert gradcheck(F.linear, inputs)
+    assert F.linear(*inputs, relu=relu).shape == (*leading, out)
+    assert gradcheck(partial(F.linear, relu=relu), inputs)
 
 
 @pytest.mark.parametrize("leading", LEADING, ids=str)
@@ -28,6 +31,33 @@ def test_parity_with_torch(assert_same_as_torch, rng, leading, bias):
     arrays = [rng.normal(size=(*leading, 6)), rng.normal(size=(5, 6))]
     arrays += [rng.normal(size=5)] * bias
     assert_same_as_torch(F.linear, torch.nn.functional.linear, *arrays)
+
+
+@pytest.mark.parametrize("leading", LEADING, ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_with_relu_it_is_linear_and_then_relu_to_the_bit(rng, leading, bias, dtype):
+    shapes = [(*leading, 6), (5, 6), *[(5,)] * bias]
+    arrays = [rng.normal(size=shape).astype(dtype) for shape in shapes]
+    grad = rng.normal(size=(*leading, 5)).astype(dtype)
+
+    def outcome(f):
+        inputs = [Tensor(x, requires_grad=True) for x in arrays]
+        y = f(*inputs)
+        return [y.data, *minist.grad(y, inputs, grad)]
+
+    apart, at_once = outcome(lambda *x: F.relu(F.linear(*x))), outcome(partial(F.linear, relu=True))
+    for expected, found in zip(apart, at_once, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_relu_of_what_is_not_a_number():
+    """As of F.relu: NaN stays, infinity too, and what is below 0 has no gradient."""
+    bias = Tensor(np.array([np.nan, np.inf, -np.inf, 0.0]), requires_grad=True)
+    y = F.linear(np.zeros((1, 1)), np.zeros((4, 1)), bias, relu=True)
+    np.testing.assert_array_equal(y.data, [[np.nan, np.inf, 0, 0]])
+    y.backward(np.ones((1, 4)))
+    np.testing.assert_array_equal(bias.grad, [0, 1, 0, 0])
 
 
 def test_layout(rng, layout):

@@ -148,6 +148,24 @@ def test_sequential_numbers_its_layers_runs_them_in_order_and_is_a_sequence():
     np.testing.assert_array_equal(net(x).numpy(), net[2](F.relu(net[0](x))).numpy())
 
 
+def test_sequential_leaves_a_forward_of_ones_own_before_a_relu():
+    class Negative(nn.Linear):
+        def forward(self, x):
+            return -super().forward(x)
+
+    class Leaky(nn.ReLU):
+        def forward(self, x):
+            return F.leaky_relu(x)
+
+    x = Tensor(np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2))
+    layer = Negative(2, 3)
+    expected = F.relu(-F.linear(x, layer.weight, layer.bias))
+    np.testing.assert_array_equal(nn.Sequential(layer, nn.ReLU())(x).data, expected.data)
+    plain = nn.Linear(2, 3)
+    found = nn.Sequential(plain, Leaky(), nn.ReLU(), nn.ReLU())(x)
+    np.testing.assert_array_equal(found.data, F.relu(F.leaky_relu(plain(x))).data)
+
+
 @pytest.mark.parametrize("layer", [F.relu, [nn.ReLU()], None])
 def test_sequential_refuses_what_it_would_leave_out(layer):
     with pytest.raises(TypeError, match="layer 1 must be a Module"):

@@ -29,9 +29,9 @@ class ReLU(Function):
         return grad * self.positive
 
 
-def positive_part(x: Array) -> Array:
+def positive_part(x: Array, out: Array | None = None) -> Array:
     """max(x, 0). NumPy's clip takes less than half the time of its maximum with a number."""
-    return x.clip(0.0, np.inf)
+    return x.clip(0.0, np.inf, out=out)
 
 
 class BiasReLU(Function):

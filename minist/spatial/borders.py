@@ -54,9 +54,10 @@ def into_image(
     taps = kernel.taps()
     lowest = -float(margin + taps[0])
     highest = float(size + margin - 1 - taps[-1])
-    pixel = xp.full_like(x, lowest)
+    pixel = xp.empty_like(x)
+    pixel.fill(lowest)
     xp.fmax(x, pixel, out=pixel)
-    xp.clip(pixel, lowest, highest, out=pixel)
+    pixel.clip(lowest, highest, out=pixel)
     return pixel, None if padding_mode == "zeros" else (pixel == x).astype(x.dtype)
 
 

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from .. import functional as F
 from .. import nn
-from ..autograd import Edge, Function, Tensor, grad, no_grad
+from ..autograd import Function, Tensor, grad, no_grad
 from ..backend import Array, array_module, num_threads, random_state
 from ..datasets import Images
 from ..effects import Effect, deferred
@@ -81,7 +81,7 @@ def activations(model: nn.Module, image: tuple[int, ...]) -> int:
     with random_state(0), deferred():
         xp = array_module(model.parameters()[0].data)
         output = model(Tensor(xp.zeros((2, *image), dtype=np.float32)))  # batch norm wants two
-    inside = sum(math.prod(edge.shape) for node in nodes(output) for edge in inner(node))
+    inside = sum(math.prod(x.form.shape) for node in nodes(output) for x in inner(node))
     return (output.size + inside) // 2
 
 
@@ -90,14 +90,14 @@ def nodes(output: Tensor) -> Iterator[Function]:
     stack, seen = [output.grad_fn], {output.grad_fn}
     while stack:
         yield (node := stack.pop())
-        found = {edge.source for edge in inner(node)} - seen
+        found = set(inner(node)) - seen
         seen |= found
         stack += found
 
 
-def inner(node: Function) -> list[Edge]:
-    """The inputs of an operation that are results of others."""
-    return [edge for edge in node.edges if edge is not None and isinstance(edge.source, Function)]
+def inner(node: Function) -> list[Function]:
+    """The operations whose results are the inputs of one."""
+    return [source for source in node.sources if isinstance(source, Function)]
 
 
 class MicroBatches:
@@ -201,10 +201,10 @@ def training_step(
             if examples is not None:
                 batch = as_many(examples(batch, before + number), len(batch.labels))
             logits = model(Tensor(batch.images))
-            loss = F.cross_entropy(logits, batch.labels, "sum", label_smoothing)
-            shown = report(watched, logits, loss, batch.labels)
-            share = array_module(images).full_like(loss.data, 1 / n)  # of the mean: d mean / d loss
-            return [*grad(loss, parameters, share, own=alone), *shown.numbers()]
+            losses = F.cross_entropy(logits, batch.labels, "none", label_smoothing)
+            shown = report(watched, logits, losses, batch.labels)
+            shares = array_module(images).full_like(losses.data, 1 / n)  # d mean / d loss of each
+            return [*grad(losses, parameters, shares, own=alone), *shown.numbers()]
 
     parts = micro_batches.map(forward_backward, len(labels))
     if not parts:  # fewer images than members
@@ -255,19 +255,19 @@ def evaluation_step(
     def forward(number: int, part: slice) -> list[Array]:
         with no_grad():  # each thread has its own
             logits = model(Tensor(images[part]))
-            loss = F.cross_entropy(logits, labels[part], reduction="sum")
-            return report(watched, logits, loss, labels[part]).numbers()
+            losses = F.cross_entropy(logits, labels[part], reduction="none")
+            return report(watched, logits, losses, labels[part]).numbers()
 
     return Report(*add_up(micro_batches.map(forward, len(labels))))
 
 
 def report(
-    watched: list[SpatialTransformer], logits: Tensor, loss: Tensor, labels: Array
+    watched: list[SpatialTransformer], logits: Tensor, losses: Tensor, labels: Array
 ) -> Report:
-    """What a micro-batch showed, from its logits, the sum of its losses and its transformers."""
+    """What a micro-batch showed, from its logits, the losses and its transformers."""
     shares = [st.outside.mean() for st in watched]
     return Report(
-        loss=loss.data,
+        loss=losses.data.sum(),
         errors=(logits.data.argmax(axis=1) != labels).sum(),
         outside=sum(shares) / max(len(shares), 1) * len(labels),
     )
