@@ -2,7 +2,8 @@
 
 Each digit has a channel of its own. One transformer warps both channels alike, and cannot do
 justice to both digits; of two in parallel (Sect. 3.4) each may follow one of them. Each hands on
-both channels, four for the classifier, at half the size: 21x21 is room enough for a digit.
+both channels, four for the classifier, no larger than a digit needs: to a fully connected one at
+14x14, since its weights are as many as its pixels, and the fewer of these, the more units it has.
 
 All have about `PARAMETERS` learnable parameters, localisation nets included. Two fully connected
 localisation nets alone have 229,000 of them on 42x42, so that this cannot be less.
@@ -21,7 +22,7 @@ from .distorted_mnist import CNN, FCN, TRANSFORMATIONS, STNetwork, fitting_width
 
 MODELS = ("fcn", "cnn", "st-fcn", "2xst-fcn", "st-cnn", "2xst-cnn")
 SHAPE = (2, 42, 42)
-SEEN = (21, 21)  # by a transformer
+SEEN = {FCN: (14, 14), CNN: (21, 21)}  # by the classifier; a CNN can do with no less
 CLASSES = 19  # sums of two digits
 PARAMETERS = 400_000  # the paper's
 
@@ -52,20 +53,21 @@ def build(name: str, transformation: str = "affine", width: int | None = None) -
     kind = CNN if name.endswith("cnn") else FCN
     if name in ("fcn", "cnn"):
         return kind(SHAPE, width or fitting(kind, SHAPE, PARAMETERS), CLASSES)
-    transformer, looks = transformer_of(name, transformation), 2 if name.startswith("2x") else 1
-    seen = (looks * SHAPE[0], *SEEN)
+    transformer = transformer_of(name, transformation, SEEN[kind])
+    looks = 2 if name.startswith("2x") else 1
+    seen = (looks * SHAPE[0], *SEEN[kind])
     left = PARAMETERS - transformer.count_parameters()
     classifier = kind(seen, width or fitting(kind, seen, left), CLASSES)
     return STNetwork(transformer, classifier)
 
 
-def transformer_of(name: str, transformation: str) -> SpatialTransformer:
+def transformer_of(name: str, transformation: str, size: tuple[int, int]) -> SpatialTransformer:
     """One transformer, or two in parallel, each with a localisation net of its own."""
     t = TRANSFORMATIONS[transformation]()
     net = LocalisationCNN if name.endswith("cnn") else LocalisationFC
     if name.startswith("2x"):
-        return ParallelTransformers(2, [net(SHAPE, t), net(SHAPE, t)], t, output_size=SEEN)
-    return SpatialTransformer(net(SHAPE, t), t, SEEN)
+        return ParallelTransformers(2, [net(SHAPE, t), net(SHAPE, t)], t, output_size=size)
+    return SpatialTransformer(net(SHAPE, t), t, size)
 
 
 def fitting(kind: type[CNN] | type[FCN], in_shape: tuple[int, int, int], parameters: int) -> int:
