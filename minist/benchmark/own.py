@@ -78,10 +78,11 @@ def inference(model: nn.Module, images: np.ndarray) -> dict[str, Contestant]:
     def in_micro_batches(micro_batches: MicroBatches) -> None:
         micro_batches.map(lambda _, part: forward(images[part]), len(images))
 
-    return {
-        TRAINING: AllCores(lambda: cores(model, images), in_micro_batches).contestant(),
-        OWN_LOOP: Contestant(lambda: forward(images), blas_threads),
-    }
+    at_once = Contestant(lambda: forward(images), blas_threads)
+    if len(images) == 1:  # which nobody cuts
+        return {TRAINING: at_once, OWN_LOOP: at_once}
+    cut = AllCores(lambda: cores(model, images), in_micro_batches).contestant()
+    return {TRAINING: cut, OWN_LOOP: at_once}
 
 
 def operation(
