@@ -258,17 +258,19 @@ windows, and what each transformer makes of both digits.
 random, other pairs in every epoch, so that hardly any is seen twice. Each distorted digit comes \
 in two pairs, once on each channel. The 10,000 test pairs are the same for every run.
 - **The networks** have 400,000 learnable parameters each, within 2.5 %, the paper's number: two \
-fully connected localisation nets on 42x42 alone need 229,000. Every transformer hands on both \
-channels at 21x21, which holds a digit; the paper does not say at what size.
+fully connected localisation nets on 42x42 alone need 229,000. What a transformer hands on, both \
+channels, holds a digit: 14x14 for a fully connected classifier, 21x21 for a CNN; the paper does \
+not say at what size. The fewer pixels, the more units the classifier can have for its weights: \
+with 21x21 2xST-FCN affine has 90 instead of 173 in each hidden layer, and of its training pairs \
+29.0 % wrong in the 20th epoch instead of 23.9, 12.2 % in the last instead of 8.6.
 - **The training** is Table 1's fast recipe with a smaller rate for the localisation nets: Adam, \
 0.003, 0.3 times that for them. The networks learn little but the frequency of the sums for the \
 first thousand steps, and at higher rates the localisation nets drift off the image meanwhile: at \
-the full rate (of 0.002) 58 % of the points lay outside after 1,300 steps, at 0.3 times 16 %. The \
-rates were chosen by short runs, on the error of training pairs as they first came, never on test \
-digits; rates from 0.002 to 0.004 came out alike.
-- **It takes patience.** Of its training pairs 2xST-FCN has nine in ten wrong for three epochs, \
-half of them in the tenth, a quarter in the 25th, a fifth in the 50th, 12 % in the last: a \
-schedule of 12 epochs ended at 79 %. Test pairs are wrong as often as training pairs, so it does \
-not want for digits.
+the full rate (of 0.002, with 21x21) 58 % of the points lay outside after 1,300 steps, at 0.3 \
+times 16 %. The rates were chosen by short runs, on the error of training pairs as they first \
+came, never on test digits, as was the size above; rates from 0.002 to 0.004 came out alike.
+- **It takes patience.** Of its training pairs 2xST-FCN affine has more than eight in ten wrong \
+for five epochs, less than half from the tenth on, a quarter in the 19th, 14 % in the 60th, 8.6 % \
+in the last. Test pairs are wrong as often as training pairs, so it does not want for digits.
 - ST-CNN and 2xST-CNN are not in the paper.
 """
