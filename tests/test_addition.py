@@ -12,8 +12,7 @@ from minist.experiments import addition as experiment
 from minist.experiments.addition import PAPER, Addition, Table, jobs
 from minist.experiments.jobs import name_of
 from minist.models.addition import MODELS, PARAMETERS, build
-from minist.training import RunError, load_trained, transformers
-from minist.training import loop as loop_module
+from minist.training import RunError, evaluation, load_trained, transformers
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,7 @@ def test_a_table_from_command_to_page(tmp_path, monkeypatch, capsys):
 
     (job,) = jobs(["2xst-fcn"], ["affine"], limit=256, epochs=1, width=4)
     table = Table(tmp_path / "docs/results/addition", tmp_path / "runs")
-    monkeypatch.setattr(loop_module, "MNIST", few)
+    monkeypatch.setattr(evaluation, "MNIST", few)
     from minist.experiments.jobs import run_job, write_result
 
     write_result(table.result_file(job), run_job(job, table.folder(job), table.draw))

@@ -11,7 +11,15 @@ from minist import Tensor, cli, manual_seed, optim, training
 from minist.datasets import MNIST, Images, solids
 from minist.experiments.volume import Volume
 from minist.models.volume import MODELS, XRays, build
-from minist.training import Run, RunError, Settings, load_trained, train, training_step
+from minist.training import (
+    Run,
+    RunError,
+    Settings,
+    evaluation,
+    load_trained,
+    train,
+    training_step,
+)
 from minist.training import loop as loop_module
 
 QUICK = Volume(epochs=2, limit=96, batch_size=32, micro_batch=16, filters=2, size=21)
@@ -33,7 +41,7 @@ def few_test_digits(monkeypatch):
         def __len__(self):
             return 40
 
-    monkeypatch.setattr(loop_module, "MNIST", some)
+    monkeypatch.setattr(evaluation, "MNIST", some)
 
 
 # --- the networks ---
@@ -139,7 +147,7 @@ def test_the_command_from_start_to_picture(tmp_path, few_test_digits, capsys):
 
 def test_test_volumes_do_not_depend_on_the_seed_of_the_run(few_test_digits):
     parts = [
-        list(loop_module.load_test_set(replace(QUICK, seed=seed, limit=limit)))
+        list(evaluation.load_test_set(replace(QUICK, seed=seed, limit=limit)))
         for seed, limit in ((0, 96), (1, None))
     ]
     for (a, labels), (b, others) in zip(*parts, strict=True):

@@ -1,15 +1,14 @@
 """Training: a step cut into micro-batches, the loop around it, and the folder of a run."""
 
-from .loop import (
+from .evaluation import (
     TEST_SEED,
-    carry_out,
     evaluate,
     load_examples,
     load_test_set,
     load_trained,
     test,
-    train,
 )
+from .loop import carry_out, train
 from .run import Run, RunError, difference, explained
 from .settings import RECIPES, TABLE, Experiment, Settings, SettingsBlock, setting
 from .step import MicroBatches, Report, evaluation_step, training_step, transformers

@@ -8,11 +8,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import backend, nn, optim
-from ..datasets import MNIST, Images, batches, in_turn, split
+from ..datasets import MNIST, Images, batches, split
 from .captured import Captured
+from .evaluation import evaluate, fixed, test
 from .parallel import Group
 from .processes import micro_batches_on_all_cores
 from .run import Checkpoint, Run, RunError, explained
@@ -29,15 +29,12 @@ from .settings import Experiment
 from .step import (
     MicroBatches,
     Report,
-    evaluation_step,
     micro_batch_size,
     training_step,
     transformers,
 )
 
 STEPS_A_LINE = 50  # of metrics.jsonl
-TEST_SEED = 2015  # distorts the test digits: the same for every run, so that runs compare
-EVALUATION_BATCH = 250  # images a thread looks at, at once
 
 
 def train(
@@ -163,7 +160,7 @@ class State:
 
     @classmethod
     def start(cls, settings: Experiment, steps: int) -> State:
-        model = build(settings)
+        model = settings.network()
         localisation = [p for st in transformers(model) for p in st.localisation.parameters()]
         theirs = {id(p) for p in localisation}
         groups = [{"params": [p for p in model.parameters() if id(p) not in theirs]}]
@@ -299,13 +296,6 @@ def show(bar: tqdm, line: dict[str, float]) -> None:
     )
 
 
-def build(settings: Experiment) -> nn.Module:
-    """The settings' model with its first weights, on their device."""
-    with backend.random_state(settings.seed):
-        model = settings.build()
-    return model.to(settings.device)
-
-
 def settled(settings: Experiment) -> Experiment:
     """The settings with all decided that is left open: the digits' folder and the micro-batch."""
     folder = settings.data or os.environ.get("MINIST_DATA")
@@ -315,7 +305,7 @@ def settled(settings: Experiment) -> Experiment:
     elif size is None:
         digit = Images(np.zeros((1, 1, 28, 28), np.uint8), np.zeros(1, np.uint8))
         example = settings.examples(digit, np.random.default_rng(0)).images
-        size = micro_batch_size(build(settings), example.shape[1:], settings.batch_size)
+        size = micro_batch_size(settings.network(), example.shape[1:], settings.batch_size)
     data = str(Path(folder).resolve()) if folder else None
     return replace(settings, micro_batch=size, data=data)
 
@@ -331,96 +321,6 @@ def load_training_set(settings: Experiment) -> tuple[Images, list[Images]]:
         training_set = Images(*(array[: settings.limit] for array in training_set))
     training_set = Images(*(backend.to_device(a, settings.device) for a in training_set))
     return training_set, list(fixed(held_out, settings))
-
-
-def load_test_set(settings: Experiment) -> Iterator[Images]:
-    """Examples of the test digits, part by part, as the settings make them.
-
-    They are the same whatever the seed of the run.
-    """
-    return fixed(MNIST(train=False, root=settings.data), settings)
-
-
-def fixed(data: Images, settings: Experiment) -> Iterator[Images]:
-    data = Images(*(backend.to_device(a, settings.device) for a in (data.images, data.labels)))
-    return in_turn(data, settings.examples, TEST_SEED, settings.at_once)
-
-
-def load_examples(settings: Experiment, first: int, count: int) -> Images:
-    """`count` of the test set of these settings, from number `first` on.
-
-    Raises RunError where there are fewer.
-    """
-    n = len(MNIST(train=False, root=settings.data))
-    if count < 1 or first < 0 or first + count > n:
-        raise RunError(f"cannot draw {count} digits from number {first} on: there are {n}")
-    each = (pair for part in load_test_set(settings) for pair in zip(*part, strict=True))
-    return Images(*map(np.stack, zip(*islice(each, first, first + count), strict=True)))
-
-
-def evaluate(
-    model: nn.Module, parts: Iterable[Images], micro_batches: MicroBatches
-) -> dict[str, float]:
-    """Mean loss, error in per cent and share of points outside, over all parts of a set.
-
-    Parameters
-    ----------
-    model : Module
-        Is put into evaluation mode meanwhile.
-    parts : iterable of Images
-    micro_batches : MicroBatches
-        An open pool.
-    """
-    was_training = model.training
-    model.eval()
-    report, n = None, 0
-    try:
-        for images, labels in parts:
-            seen = evaluation_step(model, images, labels, micro_batches)
-            report = seen if report is None else report + seen
-            n += len(labels)
-    finally:
-        model.train(was_training)
-    # Here, once for the whole set, the host waits for a GPU.
-    return {
-        "loss": float(report.loss) / n,
-        "error": 100 * float(report.errors) / n,
-        "outside": float(report.outside) / n,
-    }
-
-
-def load_trained(
-    folder: str | os.PathLike, device: str = "cpu"
-) -> tuple[nn.Module, Experiment, Run]:
-    """The model that a run has left in its folder, in evaluation mode on `device`; its settings.
-
-    Raises RunError if the run has not ended or its files are damaged.
-    """
-    run = Run(folder)
-    settings = replace(run.settings(), device=device)
-    model = build(settings)
-    try:
-        nn.load(model, run.model)
-    except FileNotFoundError:
-        raise RunError(
-            f"{run.folder} has no {run.model.name} yet: "
-            f"minist {settings.command} --resume --out {run.folder}"
-        ) from None
-    except ValueError as error:
-        raise RunError(str(error)) from None
-    return model.eval(), settings, run
-
-
-def test(run: Run | str | os.PathLike, device: str = "cpu") -> dict[str, float]:
-    """Loss, error in per cent, and share of points outside, of a trained run over the test set.
-
-    run is its folder, or a `Run`; device where it is tested, "cpu" or "cuda".
-    """
-    model, settings, _ = load_trained(run, device)
-    on_gpu = device == "cuda"
-    size = settings.at_once if on_gpu else min(EVALUATION_BATCH, settings.at_once)
-    with MicroBatches(size, threads=1 if on_gpu else None) as micro_batches:
-        return evaluate(model, load_test_set(settings), micro_batches)
 
 
 def carry_out(

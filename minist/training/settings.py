@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .. import models, nn
+from .. import backend, models, nn
 from ..datasets import DISTORTIONS, Images, distort
 from ..models import MODELS, TRANSFORMATIONS
 
@@ -156,6 +156,11 @@ class Experiment(SettingsBlock):
     def build(self) -> nn.Module:
         """The network, its first weights drawn from the thread's generator."""
         raise NotImplementedError
+
+    def network(self) -> nn.Module:
+        """The network with the first weights of the seed, on the device."""
+        with backend.random_state(self.seed):
+            return self.build().to(self.device)
 
     def examples(self, digits: Images, rng: np.random.Generator) -> Images:
         """What the network is given and what it shall answer, made of digits at random: as many.
