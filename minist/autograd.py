@@ -182,9 +182,10 @@ def tensor(data: Any, requires_grad: bool = False, device: str | None = None) ->
     return Tensor(data if device is None else to_device(data, device), requires_grad)
 
 
-class Form(NamedTuple):
-    """What is remembered of an array that need not be kept."""
+class Edge(NamedTuple):
+    """Where an input of a node came from: another node or a leaf, and what its gradient must be."""
 
+    source: Function | Tensor
     shape: tuple[int, ...]
     dtype: np.dtype
 
@@ -198,9 +199,7 @@ class Function:
     be None. It may return the gradient in the broadcast shape, and must not change `grad`.
     """
 
-    # The inputs' nodes, or leaves, None where no gradient is needed; itself None once it is freed.
-    sources: Sequence[Function | Tensor | None] | None = None
-    form: Form  # of the output, and so of its gradient
+    edges: Sequence[Edge | None] | None = None  # None again once the node has been freed
     needs_grad: tuple[bool, ...] = ()
 
     def forward(self, *arrays: Array, **options: Any) -> Array:
@@ -227,12 +226,12 @@ class Function:
             raise kind(_describe_call(cls, error, inputs, options)) from None
         output = Tensor(np.asarray(data) if isinstance(data, np.generic) else data)
         if True in node.needs_grad and data.dtype.kind == "f":
-            node.sources = [
-                x.grad_fn or x if needed else None
+            node.edges = [
+                Edge(x.grad_fn or x, x.data.shape, x.data.dtype) if needed else None
                 for x, needed in zip(inputs, node.needs_grad, strict=True)
             ]
-            node.form = Form(data.shape, data.dtype)
-            output.grad_fn, output.requires_grad = node, True
+            output.grad_fn = node
+            output.requires_grad = True
         return output
 
 
@@ -309,8 +308,12 @@ def _backpropagate(
     ready = [root] if isinstance(root, Function) else []
     while ready:
         node = ready.pop()
-        heard = gradients[node] if node in keep else gradients.pop(node)
-        for source, gradient in _input_gradients(node, heard):
+        gradient = gradients[node] if node in keep else gradients.pop(node)
+        node_gradients = _input_gradients(node, gradient)
+        for edge, gradient in zip(node.edges, node_gradients, strict=True):
+            if edge is None:
+                continue
+            source = edge.source
             known = gradients.get(source)
             gradients[source] = gradient if known is None else known + gradient
             uses[source] -= 1
@@ -346,52 +349,50 @@ def _count_uses(root: Function | Tensor) -> dict[Function | Tensor, int]:
     uses, stack = {}, [root] if isinstance(root, Function) else []
     while stack:
         node = stack.pop()
-        if node.sources is None:
+        if node.edges is None:
             raise RuntimeError(
                 "the graph of this tensor was freed by an earlier backward(); to go through it "
                 "twice, make the first call backward(retain_graph=True)"
             )
-        for source in node.sources:
-            if source is not None:
-                uses[source] = uses.get(source, 0) + 1
-                if uses[source] == 1 and isinstance(source, Function):
-                    stack.append(source)
+        for edge in node.edges:
+            if edge is not None:
+                uses[edge.source] = uses.get(edge.source, 0) + 1
+                if uses[edge.source] == 1 and isinstance(edge.source, Function):
+                    stack.append(edge.source)
     return uses
 
 
-def _input_gradients(node: Function, grad: Array) -> list[tuple[Function | Tensor, Array]]:
-    """What `node.backward` returns, checked and fitted to the inputs, and whose gradient it is."""
+def _input_gradients(node: Function, grad: Array) -> list[Array | None]:
+    """What `node.backward` returns, checked, and fitted to the inputs."""
     gradients = node.backward(grad)
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-    if len(gradients) != len(node.sources):
-        raise _fault(node, f"{len(gradients)} gradients for {len(node.sources)} inputs")
+    if len(gradients) != len(node.edges):
+        raise _fault(node, f"{len(gradients)} gradients for {len(node.edges)} inputs")
     return [
-        (source, _fit(gradient, source, node, grad.dtype))
-        for gradient, source in zip(gradients, node.sources, strict=True)
-        if source is not None
+        None if edge is None else _fit(gradient, edge, node, grad.dtype)
+        for gradient, edge in zip(gradients, node.edges, strict=True)
     ]
 
 
-def _fit(gradient: Array, source: Function | Tensor, node: Function, dtype: np.dtype) -> Array:
+def _fit(gradient: Array, edge: Edge, node: Function, dtype: np.dtype) -> Array:
     """A gradient in the shape and dtype of the input it belongs to.
 
     This is where broadcasting is undone: an input that was repeated along an axis was used that
     many times, so its gradient is the sum along it.
     """
-    form = source.form if isinstance(source, Function) else source.data
     if not hasattr(gradient, "shape"):
-        raise _fault(node, f"{gradient!r} for a gradient of shape {form.shape}")
-    if gradient.shape != form.shape:
-        shape = (1,) * (gradient.ndim - len(form.shape)) + form.shape  # as it was broadcast
+        raise _fault(node, f"{gradient!r} for a gradient of shape {edge.shape}")
+    if gradient.shape != edge.shape:
+        shape = (1,) * (gradient.ndim - len(edge.shape)) + edge.shape  # as it was broadcast
         if len(shape) != gradient.ndim or any(
             m not in (1, n) for m, n in zip(shape, gradient.shape, strict=True)
         ):
-            raise _fault(node, f"shape {gradient.shape} for an input of shape {form.shape}")
+            raise _fault(node, f"shape {gradient.shape} for an input of shape {edge.shape}")
         repeated = tuple(axis for axis, size in enumerate(shape) if size == 1)
-        gradient = gradient.sum(axis=repeated, keepdims=True).reshape(form.shape)
+        gradient = gradient.sum(axis=repeated, keepdims=True).reshape(edge.shape)
     if gradient.dtype != dtype:
         raise _fault(node, f"a {gradient.dtype} gradient, given a {dtype} one")
-    return gradient if gradient.dtype == form.dtype else gradient.astype(form.dtype)
+    return gradient.astype(edge.dtype, copy=False)  # differs where precisions were mixed
 
 
 def _fault(node: Function, what: str) -> RuntimeError:

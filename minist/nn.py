@@ -149,6 +149,7 @@ class Biased(Module):
 
     weight: Parameter
     bias: Parameter | None
+    ndim: int  # of an x whose channels are along axis 1
 
     def product(self, x: Any, bias: Parameter | None = None) -> Tensor:
         """What the layer makes of x with its weight, plus the bias if it is given one."""
@@ -159,14 +160,15 @@ class Biased(Module):
 
     def then_relu(self, x: Any) -> Tensor:
         """ReLU of what the layer makes of x; on a GPU the bias and the ReLU in one pass."""
-        one_pass = self.bias is not None and is_cupy(self.weight.data)
-        if not one_pass or x.ndim not in (2, 4):  # or channels elsewhere than along axis 1
-            return F.relu(self(x))
-        return F.bias_relu(self.product(x), self.bias)
+        if self.bias is not None and is_cupy(self.weight.data) and x.ndim == self.ndim:
+            return F.bias_relu(self.product(x), self.bias)
+        return F.relu(self(x))
 
 
 class Linear(Biased):
     """x W^T + b: (..., in_features) to (..., out_features). `weight` (out, in), `bias` (out,)."""
+
+    ndim = 2
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         self.weight = Parameter(small_uniform((out_features, in_features)))
@@ -176,6 +178,7 @@ class Linear(Biased):
         return F.linear(x, self.weight, bias)
 
     def then_relu(self, x: Any) -> Tensor:
+        """On the CPU product, bias and ReLU are one operation."""
         if is_cupy(self.weight.data):
             return super().then_relu(x)
         return F.linear(x, self.weight, self.bias, relu=True)
@@ -202,6 +205,8 @@ class Conv2d(Biased):
         If channels cannot be cut into groups, or a size is out of range; in forward, if the
         images do not fit.
     """
+
+    ndim = 4
 
     def __init__(
         self,
@@ -404,22 +409,27 @@ class BatchNorm2d(BatchNorm1d):
     ndim = 4
 
 
-# --- on a GPU -----------------------------------------------------------------------------------
+# --- a layer and its ReLU ------------------------------------------------------------------------
 
 
 def fused(layers: Iterable[Module]) -> Iterator[Callable[[Any], Any]]:
-    """What computes the layers, one after the other: they themselves, but a product, its bias and
-    the ReLU that follows at once, unless a subclass has a forward of its own."""
+    """What computes the layers, one after the other: of a layer with a ReLU behind it `then_relu`,
+    which does both, and may do them at once."""
     left = iter(layers)
     layer = next(left, None)
     while layer is not None:
         following = next(left, None)
-        if type(following) is ReLU and getattr(type(layer), "forward", None) is Biased.forward:
+        if as_made(following, ReLU) and as_made(layer, Linear, Conv2d):
             yield layer.then_relu
             following = next(left, None)
         else:
             yield layer
         layer = following
+
+
+def as_made(layer: Module | None, *kinds: type[Module]) -> bool:
+    """Whether it is one of these layers itself: no subclass, and without a forward of its own."""
+    return type(layer) in kinds and "forward" not in vars(layer)
 
 
 # --- files --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import settings
 from second_device import beside
 from strict import on_strict_device
 
-from minist import Tensor
+from minist import Function, Tensor
 from minist.backend import require_cupy
 from minist.datasets import MNIST, distorted, split
 
@@ -52,6 +52,14 @@ def pytest_generate_tests(metafunc):
             devices.append(pytest.param("cuda", marks=pytest.mark.gpu))
         metafunc.fixturenames.append("second_device")
         metafunc.parametrize("second_device", devices, indirect=True, scope="module")
+
+
+@pytest.fixture(autouse=True)
+def repeated(request):
+    """No test names `second_device`, so it has to be set up for those that it is made for."""
+    if "second_device" in getattr(getattr(request.node, "callspec", None), "params", {}):
+        request.getfixturevalue("second_device")
+        assert Function.apply.__name__ == "apply_twice"
 
 
 @pytest.fixture(scope="module")

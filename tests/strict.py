@@ -29,6 +29,7 @@ from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 import numpy as np
+import pytest
 
 from minist import cuda
 from minist.cuda import blas
@@ -318,7 +319,7 @@ def has_mask(key):
 
 def plain(key, shape):
     """An index as NumPy takes it, the numbers in its arrays wrapped into the shape."""
-    parts = parts_of(key)
+    parts = [ndarray(np.asarray(p)) if isinstance(p, list) else p for p in parts_of(key)]
     for part in parts:
         if not isinstance(part, ndarray | int | np.integer | slice | type(None) | type(Ellipsis)):
             raise IndexError(f"an index of {type(part)} on the card")
@@ -333,7 +334,8 @@ def plain(key, shape):
         if part is Ellipsis:
             axis += len(shape) - sum(map(axes, parts))
         elif isinstance(part, ndarray) and part.dtype != bool:
-            part = part._host % shape[axis] if shape[axis] else part._host
+            part = part._host.astype(np.intp)
+            part = part % shape[axis] if shape[axis] else part
             axis += 1
         else:
             axis += axes(part)
@@ -401,10 +403,11 @@ def on_strict_device():
         return False
 
     with (
-        mock.patch.dict(sys.modules, {"cupy": module()}),
+        pytest.MonkeyPatch.context() as patch,  # of one module, and not of those imported meanwhile
         mock.patch.object(cuda, "is_cupy", no_kernel),
         mock.patch.object(blas, "is_cupy", no_kernel),
     ):
+        patch.setitem(sys.modules, "cupy", module())
         yield
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from minist import Tensor, gradcheck, nn, spatial
+from minist.backend import array_module
 from minist.spatial import sampler
 from minist.spatial.grid import regular_grid
 from minist.spatial.kernels import Bicubic, Bilinear, BSpline, Gaussian, Kernel, Lanczos, Nearest
@@ -668,7 +669,9 @@ def test_for_the_gradient_to_the_grid_widths_are_constants(rng, leaf, monkeypatc
 
     sample(*inputs).sum().backward()
     gradients = [x.grad for x in inputs]
-    monkeypatch.setattr(sampler, "footprint", lambda x, size, *_: widths[size])
+    monkeypatch.setattr(
+        sampler, "footprint", lambda x, size, *_: array_module(x).asarray(widths[size])
+    )
     assert gradcheck(sample, inputs)
     for x in inputs:
         x.grad = None

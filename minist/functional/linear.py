@@ -48,7 +48,7 @@ class Linear(Function):
 
 
 class LinearReLU(Linear):
-    """y = max(x W^T + b, 0);  with g where y > 0, else 0, in the place of g the rest is as above.
+    """y = max(x W^T + b, 0).  The derivatives are Linear's, of g where y > 0, else 0, instead of g.
 
     One operation less, and the positive part is taken in place: in a small network it costs as much
     to call an operation as to do it.

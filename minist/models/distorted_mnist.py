@@ -240,7 +240,7 @@ def layers(model: nn.Module, in_shape: tuple[int, ...]) -> list[Layer]:
     A transformer stands in one line, behind its localisation net, for its grid and sampler.
     """
     found: list[Layer] = []
-    model = copy.deepcopy(model).to("cpu")  # on a GPU some layers are taken two at a time
+    model = copy.deepcopy(model).to("cpu")
 
     def note(name: str, module: nn.Module, forward: Callable) -> Callable:
         own = 0 if module.children() else sum(p.size for p in module.parameters())

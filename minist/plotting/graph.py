@@ -38,7 +38,7 @@ def graph(output: Tensor, names: Mapping[str, Tensor] | None = None) -> Figure:
         If the output has no graph, or backward has freed it.
     """
     root = output.grad_fn
-    if root is None or root.sources is None:
+    if root is None or root.edges is None:
         raise ValueError(
             "graph: there is none: the tensor was made without requires_grad, or backward() has "
             "freed it; draw before, or call backward(retain_graph=True)"
@@ -47,7 +47,8 @@ def graph(output: Tensor, names: Mapping[str, Tensor] | None = None) -> Figure:
     nodes, edges = walk(root)
     texts = [node_text(node, *known.get(node, ("", node))) for node in nodes]
     sizes = [(0.075 * max(map(len, lines)) + 0.2, 0.16 * len(lines) + 0.14) for lines in texts]
-    centres, ways = (dot_layout if shutil.which("dot") else layered_layout)(sizes, edges)
+    pairs = [(tail, head) for tail, head, _ in edges]
+    centres, ways = (dot_layout if shutil.which("dot") else layered_layout)(sizes, pairs)
 
     low = np.min(centres - np.array(sizes) / 2, axis=0) - 0.1
     high = np.max(centres + np.array(sizes) / 2, axis=0) + 0.1
@@ -59,12 +60,11 @@ def graph(output: Tensor, names: Mapping[str, Tensor] | None = None) -> Figure:
     ax.set_axis_off()
     ax.set_xlim(low[0], high[0])
     ax.set_ylim(low[1], high[1])
-    for (tail, _), way in zip(edges, ways, strict=True):
+    for (tail, _, shape), way in zip(edges, ways, strict=True):
         path = Path(way, [Path.MOVETO, *[Path.CURVE4] * (len(way) - 1)])
         style = {"arrowstyle": "-|>", "mutation_scale": 8, "color": GREY, "linewidth": 0.9}
         ax.add_patch(FancyArrowPatch(path=path, shrinkA=0, shrinkB=0, **style))
-        shape = () if isinstance(nodes[tail], Tensor) else nodes[tail].form.shape
-        if shape:
+        if shape and not isinstance(nodes[tail], Tensor):
             first = 3 * (len(way) // 6)
             middle = np.array([1, 3, 3, 1]) / 8 @ way[first : first + 4]
             size = "x".join(map(str, shape))
@@ -78,34 +78,30 @@ def graph(output: Tensor, names: Mapping[str, Tensor] | None = None) -> Figure:
     return figure
 
 
-Edges = list[tuple[int, int]]
+Edges = list[tuple[int, int, tuple[int, ...]]]
 
 
 def walk(root: Function) -> tuple[list[Function | Tensor], Edges]:
-    """Nodes and leaves behind `root`, each after all that use it; edges as (from, to)."""
+    """Nodes and leaves behind `root`, each after all that use it; edges as (from, to, shape)."""
     uses: Counter = Counter()
     stack = [root]
     while stack:
-        for source in sources(stack.pop()):
-            uses[source] += 1
-            if uses[source] == 1:
-                stack.append(source)
+        node = stack.pop()
+        for edge in filter(None, getattr(node, "edges", None) or ()):
+            uses[edge.source] += 1
+            if uses[edge.source] == 1:
+                stack.append(edge.source)
     nodes: list[Function | Tensor] = [root]
     number = {root: 0}
     edges = []
     for node in nodes:  # grows meanwhile
-        for source in sources(node):
-            edges.append((source, number[node]))
-            uses[source] -= 1
-            if uses[source] == 0:
-                number[source] = len(nodes)
-                nodes.append(source)
-    return nodes, [(number[source], head) for source, head in edges]
-
-
-def sources(node: Function | Tensor) -> list[Function | Tensor]:
-    """Where the inputs of a node came from, as far as they are in the graph; a leaf has none."""
-    return [source for source in getattr(node, "sources", None) or () if source is not None]
+        for edge in filter(None, getattr(node, "edges", None) or ()):
+            edges.append((edge.source, number[node], edge.shape))
+            uses[edge.source] -= 1
+            if uses[edge.source] == 0:
+                number[edge.source] = len(nodes)
+                nodes.append(edge.source)
+    return nodes, [(number[source], head, shape) for source, head, shape in edges]
 
 
 def node_text(node: Function | Tensor, name: str, x: Function | Tensor) -> list[str]:

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from .. import functional as F
 from .. import nn
-from ..autograd import Function, Tensor, grad, no_grad
+from ..autograd import Edge, Function, Tensor, grad, no_grad
 from ..backend import Array, array_module, num_threads, random_state
 from ..datasets import Images
 from ..effects import Effect, deferred
@@ -38,7 +38,7 @@ class Report:
 
     Parameters
     ----------
-    loss, errors, outside : 0-d arrays
+    loss, errors, outside : numbers, on a GPU 0-d arrays
         Cross entropies; wrong answers; of the points of an image's sampling grids, the share that
         lies outside it.
     """
@@ -77,11 +77,14 @@ def micro_batch_size(model: nn.Module, image: tuple[int, ...], batch_size: int) 
 
 
 def activations(model: nn.Module, image: tuple[int, ...]) -> int:
-    """How many numbers pass from one operation to another in a forward, for each image."""
+    """How many numbers pass from one operation to another in a forward, for each image.
+
+    Of the model's own device: on the CPU a linear layer and its ReLU are one operation.
+    """
     with random_state(0), deferred():
         xp = array_module(model.parameters()[0].data)
         output = model(Tensor(xp.zeros((2, *image), dtype=np.float32)))  # batch norm wants two
-    inside = sum(math.prod(x.form.shape) for node in nodes(output) for x in inner(node))
+    inside = sum(math.prod(edge.shape) for node in nodes(output) for edge in inner(node))
     return (output.size + inside) // 2
 
 
@@ -90,14 +93,14 @@ def nodes(output: Tensor) -> Iterator[Function]:
     stack, seen = [output.grad_fn], {output.grad_fn}
     while stack:
         yield (node := stack.pop())
-        found = set(inner(node)) - seen
+        found = {edge.source for edge in inner(node)} - seen
         seen |= found
         stack += found
 
 
-def inner(node: Function) -> list[Function]:
-    """The operations whose results are the inputs of one."""
-    return [source for source in node.sources if isinstance(source, Function)]
+def inner(node: Function) -> list[Edge]:
+    """The inputs of an operation that are results of others."""
+    return [edge for edge in node.edges if edge is not None and isinstance(edge.source, Function)]
 
 
 class MicroBatches:
