@@ -370,7 +370,7 @@ def test_the_same_seed_makes_the_same_network():
         (nn.AvgPool2d((2, 3), padding=1), lambda x: F.avg_pool2d(x, (2, 3), padding=1)),
         (nn.AdaptiveAvgPool2d(4), lambda x: F.adaptive_avg_pool2d(x, 4)),
     ],
-    ids=repr,
+    ids=lambda value: repr(value) if isinstance(value, nn.Module) else "function",
 )
 def test_a_layer_hands_all_its_settings_to_its_function(layer, function, rng):
     x = images(rng)
