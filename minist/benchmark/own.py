@@ -79,7 +79,7 @@ def inference(model: nn.Module, images: np.ndarray) -> dict[str, Contestant]:
         micro_batches.map(lambda _, part: forward(images[part]), len(images))
 
     at_once = Contestant(lambda: forward(images), blas_threads)
-    if len(images) == 1:  # which nobody cuts
+    if len(images) == 1:  # one micro-batch, for which no process or thread is begun
         return {TRAINING: at_once, OWN_LOOP: at_once}
     cut = AllCores(lambda: cores(model, images), in_micro_batches).contestant()
     return {TRAINING: cut, OWN_LOOP: at_once}

@@ -3,7 +3,7 @@
 Each digit has a channel of its own. One transformer warps both channels alike, and cannot do
 justice to both digits; of two in parallel (Sect. 3.4) each may follow one of them. Each hands on
 both channels, four for the classifier, no larger than a digit needs: to a fully connected one at
-14x14, since its weights are as many as its pixels, and the fewer of these, the more units it has.
+14x14, since each of its units has a weight for every pixel, and the fewer pixels, the more units.
 
 All have about `PARAMETERS` learnable parameters, localisation nets included. Two fully connected
 localisation nets alone have 229,000 of them on 42x42, so that this cannot be less.
@@ -22,7 +22,7 @@ from .distorted_mnist import CNN, FCN, TRANSFORMATIONS, STNetwork, fitting_width
 
 MODELS = ("fcn", "cnn", "st-fcn", "2xst-fcn", "st-cnn", "2xst-cnn")
 SHAPE = (2, 42, 42)
-SEEN = {FCN: (14, 14), CNN: (21, 21)}  # by the classifier; a CNN can do with no less
+SEEN = {FCN: (14, 14), CNN: (21, 21)}  # by the classifier; `CNN` takes no less
 CLASSES = 19  # sums of two digits
 PARAMETERS = 400_000  # the paper's
 

@@ -46,7 +46,8 @@ def into_image(
             pixel = xp.clip(pixel, 0, size - 1)
         return pixel, sign
     # fmax takes the other number when one is NaN; of arrays, one to be filled first, it takes half
-    # of its time for a number.
+    # of its time for a number. (One image is as few points as make NumPy's wrappers felt, of
+    # full_like and clip: so fill, and the array's own clip.)
     if padding_mode == "border" and kernel.narrow:
         pixel = xp.clip(xp.fmax(x, xp.zeros_like(x)), 0.0, size - 1.0)
         return pixel, ((pixel > 0) & (pixel < size - 1)).astype(x.dtype)
