@@ -77,18 +77,20 @@ def test_images_of_another_size_are_named(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "distortion"), [("st-fcn", "RTS"), ("st-fcn", "TC"), ("st-cnn", "TC")]
+    ("name", "distortion", "seen"),
+    [("st-fcn", "RTS", 14), ("st-fcn", "TC", 14), ("st-cnn", "RTS", 28), ("st-cnn", "TC", 30)],
 )
-def test_a_large_canvas_is_halved_behind_the_transformer(name, distortion):
+def test_of_a_large_canvas_the_classifier_sees_what_is_shown_halved(name, distortion, seen):
+    """At first the whole of it, sampled at twice as many points, the first and the last at its
+    ends."""
+    size = SIZES[distortion]
     model = models.build(name, "affine", distortion, filters=2, units=5)
+    looks = np.linspace(0, size - 1, 2 * seen)
+    shown = np.array([np.interp(looks, np.arange(size), pixel) for pixel in np.eye(size)]).T
+    halved = shown.reshape(seen, 2, size).mean(1)
     u = images(2, distortion)
-    halved = u.reshape(2, 1, SIZES[distortion] // 2, 2, SIZES[distortion] // 2, 2).mean((3, 5))
-    np.testing.assert_allclose(model(u).numpy(), model.classifier(halved).numpy(), atol=1e-5)
-
-
-def test_st_cnn_sees_all_pixels_of_rts():
-    model = models.build("st-cnn", "affine", "RTS", filters=2)
-    assert model.classifier.in_shape == (1, 42, 42)
+    v = Tensor((halved @ u.numpy() @ halved.T).astype(np.float32))
+    np.testing.assert_allclose(model(u).numpy(), model.classifier(v).numpy(), atol=1e-5)
 
 
 @every_network
@@ -174,7 +176,8 @@ def test_every_layer_is_told_of_once_and_every_parameter_counted(name, transform
     assert told[-1].output == (10,)
     if name.startswith("st-"):
         shapes = {layer.name: layer.output for layer in told}
-        assert shapes["transformer"] == (1, 42, 42)
-        assert shapes.get("downsample") == ((1, 21, 21) if name == "st-fcn" else None)
+        shown = 28 if name == "st-fcn" else 56
+        assert shapes["transformer"] == (1, shown, shown)
+        assert shapes["downsample"] == (1, shown // 2, shown // 2)
     np.testing.assert_array_equal(model(images(2, "RTS")).numpy(), before)  # nothing left behind
     assert not any("forward" in vars(module) for _, module in model.named_modules())

@@ -231,17 +231,16 @@ The paper trained each network for 150,000 steps of 256 images, 38 million image
 
 Epochs, weight decay and label smoothing of each network stand in the table below. What differs \
 from the defaults, 40 epochs, 2e-4 and 0.2, is from an earlier state of the recipe, or was asked \
-for: `--epochs 60`, or of ST-FCN on R `--localisation-lr 1`. Within a column the epochs are not \
-all equal, so compare two errors with their epochs beside them.
+for: `--epochs 60` or `100`, or of ST-FCN on R, RTS and TC `--localisation-lr 1`. Within a column \
+the epochs are not all equal, so compare two errors with their epochs beside them.
 
 The recipe was chosen on 10,000 training \
 digits held back, never on the test digits, and [recipes.md](recipes.md) tells what each change \
 brought, and where the table is far from the paper's and why. The networks of a column have \
 equally many parameters, within 2.5 %: as many as a CNN with 48 filters, about 120,000 on 28x28, \
-where the paper speaks of 400,000; see `minist info MODEL`. What the transformers show of RTS and \
-TC is halved, as in the paper, but for ST-CNN affine on RTS: of 21x21 its second convolution would \
-leave a single place. (The other two ST-CNNs on RTS are of an earlier state, halved, with pooling \
-that rounds up.)
+where the paper speaks of 400,000; see `minist info MODEL`. Of RTS and TC a classifier \
+behind a transformer sees what this shows, halved, as in the paper: a CNN 28x28 and 30x30 (of 21x21 \
+its second convolution would leave a single place), an FCN 14x14 (the fewer pixels, the more units).
 
 ## Each cell
 
@@ -256,7 +255,8 @@ SEEN = """\
 ## What the networks see
 
 Digits that the CNN gets wrong (its answer, and what it is) and the ST-CNN right: (a) input, \
-(b) the grid it predicts, upper edge orange, (c) what its classifier is given.
+(b) the grid it predicts, upper edge orange, (c) what it shows there; its classifier sees this, of \
+RTS and TC halved.
 
 ![Inputs, grids and outputs](table1-cases.png)
 

@@ -3,7 +3,7 @@
 All classifiers have three weight layers. The networks for one distortion have the same number of
 learnable parameters, localisation nets included: that of the CNN with 48 filters. The others'
 widths follow from it, for images of any size (see `width`). Where the canvas is larger than the
-digit (RTS, TC), what the transformer shows is halved by an average pool (see `halved`).
+digit (RTS, TC), what the transformer shows is halved by an average pool (see `seen`).
 """
 
 from __future__ import annotations
@@ -163,13 +163,23 @@ def build(
 
 
 def halved(name: str, distortion: str | None) -> bool:
-    """Whether what a network's transformer shows is halved: on a canvas larger than the digit.
+    """Whether what a network's transformer shows is halved: on a canvas larger than the digit."""
+    return name.startswith("st-") and distortion in LARGE_CANVAS
 
-    But not for ST-CNN on RTS: of 21x21 its second convolution would leave a single place.
+
+def seen(name: str, distortion: str | None) -> int:
+    """Height and width of what a network's classifier sees: that of the images, or of what the
+    transformer shows, halved.
+
+    A transformer may show more pixels than there are, or fewer, and halving takes the mean of four
+    for each that is seen. A CNN sees half the canvas, but no less than a digit's 28x28 (of 21x21
+    its second convolution would leave a single place); an FCN 14x14, since each of its units has a
+    weight for every pixel: the fewer pixels, the more units.
     """
-    if not name.startswith("st-") or (name, distortion) == ("st-cnn", "RTS"):
-        return False
-    return distortion in LARGE_CANVAS
+    size = SIZES[distortion]
+    if not halved(name, distortion):
+        return size
+    return 14 if name == "st-fcn" else max(size // 2, SIZES[None])
 
 
 def width(name: str, transformation: str = "affine", distortion: str | None = "R") -> int:
@@ -203,14 +213,15 @@ def transformer_of(name: str, transformation: str, distortion: str | None) -> Sp
     """A network's transformer, with a localisation net of the classifier's kind."""
     t = TRANSFORMATIONS[transformation]()
     net = LocalisationCNN if name.endswith("cnn") else LocalisationFC
-    return SpatialTransformer(net((1, SIZES[distortion], SIZES[distortion]), t), t)
+    size, shown = SIZES[distortion], seen(name, distortion)
+    if halved(name, distortion):
+        shown *= 2
+    return SpatialTransformer(net((1, size, size), t), t, (shown, shown))
 
 
 def classifier_of(name: str, distortion: str | None, width: int) -> nn.Module:
     """A network's classifier, for the images as they are or as the transformer hands them on."""
-    size = SIZES[distortion]
-    if halved(name, distortion):
-        size //= 2
+    size = seen(name, distortion)
     return (CNN if name.endswith("cnn") else FCN)((1, size, size), width)
 
 
