@@ -231,7 +231,7 @@ The paper trained each network for 150,000 steps of 256 images, 38 million image
 
 Epochs, weight decay and label smoothing of each network stand in the table below. What differs \
 from the defaults, 40 epochs, 2e-4 and 0.2, is from an earlier state of the recipe, or was asked \
-for: `--epochs 60`, or of ST-FCN on R, RTS and TC `--localisation-lr 1`. Within a column \
+for: `--epochs 60` or `100`, or of ST-FCN on R, RTS and TC `--localisation-lr 1`. Within a column \
 the epochs are not all equal, so compare two errors with their epochs beside them.
 
 The recipe was chosen on 10,000 training \
