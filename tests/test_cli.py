@@ -88,7 +88,7 @@ def test_info_of_a_network(capsys):
     (regression,) = (line for line in lines if "ThetaRegression" in line)
     assert regression.split()[-2:] == ["32", "672"]
     counts = [int(line.split()[-1].replace(",", "")) for line in lines[2:]]
-    assert sum(counts[:-1]) == counts[-1] == 136_442
+    assert sum(counts[:-1]) == counts[-1] == 226_218
 
 
 @pytest.mark.parametrize("name", ["", "train", "volume", "evaluate", "show", "table1", "info"])

@@ -1,9 +1,10 @@
 """The networks of Sect. 4.1: FCN and CNN, and each behind a spatial transformer.
 
 All classifiers have three weight layers. The networks for one distortion have the same number of
-learnable parameters, localisation nets included: that of the CNN with 48 filters. The others'
-widths follow from it, for images of any size (see `width`). Where the canvas is larger than the
-digit (RTS, TC), what the transformer shows is halved by an average pool (see `seen`).
+learnable parameters, localisation nets included: as many as the CNN, whose filters are given
+(`FILTERS`). The others' widths follow, for images of any size (see `width`). Where the canvas is
+larger than the digit (RTS, T, TC), what the transformer shows is halved by an average pool (see
+`seen`).
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ TRANSFORMATIONS: dict[str, Callable[[], Transformation]] = {
 SIZES = {None: 28, "R": 28, "P": 28, "E": 28, "RTS": 42, "TC": 60, "T": 84}
 LARGE_CANVAS = ("RTS", "T", "TC")
 CLASSES = 10
-FILTERS = 48  # of the CNN that sets the size of all; the paper's have 32 to 64
+# Of the CNN that sets the size of a distortion's networks; the paper's have 32 to 64.
+FILTERS = {None: 48, "R": 48, "P": 48, "E": 48, "RTS": 64, "TC": 48, "T": 48}
 
 
 class FCN(nn.ForImages):
@@ -189,9 +191,9 @@ def width(name: str, transformation: str = "affine", distortion: str | None = "R
     """
     check_names(name, transformation, distortion)
     if name == "cnn":
-        return FILTERS
+        return FILTERS[distortion]
     with random_state(0):  # counted, and thrown away
-        target = classifier_of("cnn", distortion, FILTERS).count_parameters()
+        target = classifier_of("cnn", distortion, FILTERS[distortion]).count_parameters()
         if name.startswith("st-"):
             target -= transformer_of(name, transformation, distortion).count_parameters()
     return fitting_width(lambda w: classifier_of(name, distortion, w), target)
