@@ -232,14 +232,14 @@ The paper trained each network for 150,000 steps of 256 images, 38 million image
 Epochs, weight decay and label smoothing of each network stand in the table below. What differs \
 from the defaults, 40 epochs, 2e-4 and 0.2, is from an earlier state of the recipe, or was asked \
 for: `--epochs 60` of ST-FCN on TC, `--weight-decay 2e-5` of CNN and ST-CNN on RTS, \
-`--localisation-lr 1` of ST-FCN on R, RTS and TC. ST-CNN projective and TPS on RTS are of an \
-earlier state of the network, too, as their parameters show: with 48 filters instead of 64. Where \
-the epochs of a column are not all equal, compare two errors with their epochs beside them.
+`--localisation-lr 1` of ST-FCN on R, RTS and TC. ST-CNN projective on RTS is of an earlier state \
+of the network, too, as its parameters show: with 48 filters instead of 64. Where the epochs of a \
+column are not all equal, compare two errors with their epochs beside them.
 
 The recipe was chosen on 10,000 training \
 digits held back, never on the test digits, and [recipes.md](recipes.md) tells what each change \
 brought, and where the table is far from the paper's and why. The networks of a column have \
-equally many parameters, within 2.5 %, those two cells apart: as many as a CNN with 48 filters, \
+equally many parameters, within 2.5 %, that cell apart: as many as a CNN with 48 filters, \
 119,000 on 28x28 and 165,000 on TC, or on RTS with 64, 229,000, where the paper speaks of 400,000; \
 see `minist info MODEL`. Of RTS and TC a classifier behind a transformer sees what this shows, \
 halved, as in the paper; but a CNN sees 28x28 of RTS, not 21x21, of which its second convolution \
