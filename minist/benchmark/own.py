@@ -70,6 +70,8 @@ def training(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> dict[s
 
 
 def inference(model: nn.Module, images: np.ndarray) -> dict[str, Contestant]:
+    model.eval()
+
     @no_grad()
     def forward(images: np.ndarray) -> list:
         model(Tensor(images))
