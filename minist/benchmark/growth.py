@@ -24,6 +24,7 @@ def draw(path: Path, peers: Sequence[str] = (), quick: bool = False) -> None:
     quick : a few points only
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     step = 4 if quick else 1
     batches, sides = BATCHES[:5:step] if quick else BATCHES, SIDES[:5:step] if quick else SIDES
@@ -44,6 +45,8 @@ def draw(path: Path, peers: Sequence[str] = (), quick: bool = False) -> None:
             axes.plot(along, curve, "o-", markersize=3, label=name)
         axes.set(title=title, xlabel=label, ylabel="ms an image", xscale="log", yscale="log")
         axes.set_xticks(along, along, rotation=60)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend()

@@ -142,6 +142,7 @@ def as_page(found: Sequence[Mapping[str, Any]], pictured: bool) -> str:
             "seeds",
             "epochs",
             "images seen",
+            "localisation's rate, times",
             "weight decay",
             "smoothing",
             "hours",
@@ -159,6 +160,7 @@ def as_page(found: Sequence[Mapping[str, Any]], pictured: bool) -> str:
                     ", ".join(str(r["settings"]["seed"]) for r in cell.results),
                     settings["epochs"],
                     f"{result['images_seen']:,}",
+                    f"{settings['localisation_lr']:g}" if "st-" in cell.row else "",
                     f"{settings['weight_decay']:g}",
                     f"{settings.get('label_smoothing', 0):g}",
                     f"{sum(r['seconds'] for r in cell.results) / 3600:.2f}",
@@ -183,9 +185,8 @@ def recipes_of(found: Iterable[Mapping[str, Any]]) -> list[str]:
     for result in found:
         s = Settings.of(result["settings"])
         lines[
-            f"{s.optimizer}, rate {s.lr:g}, times {s.localisation_lr:g} for localisation nets, "
-            f"{s.warmup} steps of warm-up, then {s.schedule}; batches of {s.batch_size} in "
-            f"micro-batches of {s.micro_batch}"
+            f"{s.optimizer}, rate {s.lr:g}, {s.warmup} steps of warm-up, then {s.schedule}; "
+            f"batches of {s.batch_size} in micro-batches of {s.micro_batch}"
         ] = None
     return list(lines)
 
@@ -212,7 +213,8 @@ minist table1 --scheduler tcp://HOST:8786 --runs /shared/runs   # and here again
 ```
 
 Any of it may be stopped or killed; the same command goes on from the last checkpoints. A job with \
-a file of results is not run again.
+a file of results is not run again, and in a clone all have one: `--results my/results` trains them \
+afresh.
 
 ## The digits
 
@@ -229,17 +231,16 @@ The paper trained each network for 150,000 steps of 256 images, 38 million image
 
 {recipes}
 
-Epochs, weight decay and label smoothing of each network stand in the table below. What differs \
-from the defaults, 40 epochs, 2e-4 and 0.2, is from an earlier state of the recipe, or was asked \
-for: `--epochs 60` of ST-FCN on TC, `--weight-decay 2e-5` of CNN and ST-CNN on RTS, \
-`--localisation-lr 1` of ST-FCN on R, RTS and TC. ST-CNN projective on RTS is of an earlier state \
-of the network, too, as its parameters show: with 48 filters instead of 64. Where the epochs of a \
-column are not all equal, compare two errors with their epochs beside them.
+Epochs, the rate of the localisation net (as a multiple), weight decay and label smoothing of each \
+network stand in the table below. What differs from the defaults, 40 epochs, 2, 2e-4 and 0.2, was \
+asked for: `--epochs 60` of ST-FCN on TC, `--weight-decay 2e-5` of CNN and ST-CNN on RTS, \
+`--localisation-lr 1` of ST-FCN on R, RTS and TC. The cells without smoothing, all of P and E and \
+three of TC, are from an earlier state of the recipe.
 
 The recipe was chosen on 10,000 training \
 digits held back, never on the test digits, and [recipes.md](recipes.md) tells what each change \
 brought, and where the table is far from the paper's and why. The networks of a column have \
-equally many parameters, within 2.5 %, that cell apart: as many as a CNN with 48 filters, \
+equally many parameters, within 2.5 %: as many as a CNN with 48 filters, \
 119,000 on 28x28 and 165,000 on TC, or on RTS with 64, 229,000, where the paper speaks of 400,000; \
 see `minist info MODEL`. Of RTS and TC a classifier behind a transformer sees what this shows, \
 halved, as in the paper; but a CNN sees 28x28 of RTS, not 21x21, of which its second convolution \
