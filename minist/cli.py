@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from . import __version__, models
@@ -198,7 +199,7 @@ def add_experiment(commands: Any, kind: type[Experiment], help: str, description
         description=description,
         epilog="Ctrl-C stops after the step at hand; --resume goes on from there.",
     )
-    to.set_defaults(command=train_command, experiment=kind)
+    to.set_defaults(command=train_command, experiment=kind, defaults={})
     to.add_argument("--out", type=Path, help="the run's folder (default: a new one in runs/)")
     to.add_argument(
         "--resume",
@@ -226,7 +227,7 @@ def add_table(
     given: Sequence[str],
     help: str,
     description: str,
-    defaults: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """A command that runs many jobs and writes their table.
 
@@ -241,7 +242,13 @@ def add_table(
         "that was stopped goes on from its last checkpoint.",
         epilog="Ctrl-C stops after the steps at hand; the same command goes on from there.",
     )
-    to.set_defaults(command=table_command, table=name, experiment=kind, lists=[*lists, "seeds"])
+    to.set_defaults(
+        command=table_command,
+        table=name,
+        experiment=kind,
+        lists=[*lists, "seeds"],
+        defaults=defaults,
+    )
     for one, known in lists.items():
         to.add_argument(
             f"--{one}",
@@ -281,17 +288,25 @@ def add_table(
     add_recipe(to)
     for setting in kind.settings():
         if setting.name not in given:
-            add_setting(to, setting, (defaults or {}).get(setting.name, setting.default))
+            add_setting(to, setting, defaults.get(setting.name, setting.default))
 
 
 def add_recipe(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--recipe",
         choices=RECIPES,
-        default="fast",
         help="the settings that are not given: fast, the defaults below, or paper, plain SGD at "
         "0.01, divided by ten after each third of 150,000 steps of 256 images (default: fast)",
     )
+
+
+def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that a recipe which was asked for consists of."""
+    if options.recipe != "fast":
+        return RECIPES.get(options.recipe, {})
+    defaults = {setting.name: setting.default for setting in options.experiment.settings()}
+    defaults |= options.defaults
+    return {name: defaults[name] for name in RECIPES["paper"]}
 
 
 def add_setting(to: argparse.ArgumentParser, setting: Any, default: Any) -> None:
@@ -318,19 +333,20 @@ def check_used(model: str, given: Iterable[str]) -> None:
     """RunError for an option that would change nothing of the network it is given for."""
     used = {
         "transformation": model.startswith("st-"),
+        "localisation_lr": model.startswith("st-"),
+        "slices": model.startswith("st-"),
         "filters": model.endswith("cnn"),
         "units": model.endswith("fcn"),
     }
     for name in given:
         if not used.get(name, True):
-            raise RunError(f"--{name} is not for {model}: it has none")
+            raise RunError(f"--{name.replace('_', '-')} is not for {model}: it has none")
 
 
 def train_command(options: argparse.Namespace) -> None:
     given = asked_for(options)
-    asked = {**RECIPES[options.recipe], **given}
+    asked = {**recipe_of(options), **given}
     settings = options.experiment.of(asked)
-    check_used(settings.model, given)
     if options.resume:
         if options.out is None:
             raise RunError("--resume needs the folder of the run: --out FOLDER")
@@ -339,6 +355,9 @@ def train_command(options: argparse.Namespace) -> None:
             settings = run.settings_as_begun(asked, options.experiment)
         else:
             print(f"no run in {options.out} yet: a new one begins", file=sys.stderr)
+    check_used(settings.model, given)
+    if options.gpus > 1 and given.get("device") == "cpu":
+        raise RunError("--gpus is not for --device cpu")
     if options.gpus > 1 and "RANK" not in os.environ:
         command = [sys.executable, "-m", "minist", *options.arguments]
         raise SystemExit(start([*command, "--device", "cuda"], options.gpus))
@@ -385,8 +404,8 @@ def table_command(options: argparse.Namespace) -> None:
     table = module.Table(options.results, options.runs)
     if not options.report:
         wanted = {name: value for name, value in vars(options).items() if name in options.lists}
-        asked = {**RECIPES[options.recipe], **asked_for(options)}
-        jobs = module.jobs(**wanted, recipe=options.recipe, **asked)
+        asked = {**recipe_of(options), **asked_for(options)}
+        jobs = module.jobs(**wanted, recipe=options.recipe or "fast", **asked)
         # A batch of 128 in micro-batches of 64 gives two cores work.
         workers = options.workers or max(num_threads() // 2, 1)
         table.run(table.unfinished(jobs, asked), workers, options.scheduler)
@@ -422,9 +441,16 @@ def benchmark_command(options: argparse.Namespace) -> None:
 
 
 def info_command(options: argparse.Namespace) -> None:
+    given = {
+        name: value
+        for name, value in vars(options).items()
+        if name in ("transformation", "distortion", "filters", "units") and value is not None
+    }
     if options.what in MODELS:
-        print(layers_of(options))
+        print(layers_of(options.what, given))
         return
+    if given:
+        raise RunError(f"--{next(iter(given))} is for a network: {', '.join(MODELS)}")
     if options.what is None:
         facts = machine()
     else:
@@ -443,15 +469,10 @@ def info_command(options: argparse.Namespace) -> None:
         print(f"{name:{width}}  {value}")
 
 
-def layers_of(options: argparse.Namespace) -> str:
+def layers_of(network: str, given: Mapping[str, Any]) -> str:
     """A network's layers, output shapes and parameters, as a table."""
-    given = {
-        name: value
-        for name, value in vars(options).items()
-        if name in ("transformation", "distortion", "filters", "units") and value is not None
-    }
-    check_used(options.what, given)
-    model = models.build(options.what, **given)
+    check_used(network, given)
+    model = models.build(network, **given)
     size = models.SIZES[given.get("distortion", Settings.distortion)]
     rows = [("name", "layer", "output", "parameters"), ("input", "", f"1 x {size} x {size}", "")]
     for layer in models.layers(model, (1, size, size)):

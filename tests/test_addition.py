@@ -12,7 +12,8 @@ from minist.experiments import addition as experiment
 from minist.experiments.addition import PAPER, Addition, Table, jobs
 from minist.experiments.jobs import name_of
 from minist.models.addition import MODELS, PARAMETERS, build
-from minist.training import RunError, evaluation, load_trained, transformers
+from minist.training import RunError, load_trained, transformers
+from minist.training import settings as settings_module
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +108,19 @@ def test_a_table_from_command_to_page(tmp_path, monkeypatch, capsys):
 
     (job,) = jobs(["2xst-fcn"], ["affine"], limit=256, epochs=1, width=4)
     table = Table(tmp_path / "docs/results/addition", tmp_path / "runs")
-    monkeypatch.setattr(evaluation, "MNIST", few)
+    monkeypatch.setattr(settings_module, "MNIST", few)
     from minist.experiments.jobs import run_job, write_result
 
     write_result(table.result_file(job), run_job(job, table.folder(job), table.draw))
     assert (table.folder(job) / "result.png").read_bytes().startswith(b"\x89PNG")
     model, settings, _ = load_trained(table.folder(job))
     assert isinstance(settings, Addition) and len(transformers(model)) == 1
+
+    table.folder(job).joinpath("model.safetensors").unlink()
+    with pytest.raises(
+        RunError, match=r"no model.safetensors yet; to go on: the same minist addit"
+    ):
+        load_trained(table.folder(job))
 
     options = ["--results", str(table.results), "--runs", str(table.runs)]
     again = ["--models", "2xst-fcn", "--transformations", "affine", "--limit", "256"]

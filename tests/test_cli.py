@@ -118,6 +118,11 @@ def test_help_names_every_option_and_default(name, capsys):
         (["train", "--model", "cnn", "--transformation", "tps"], "--transformation is not for cnn"),
         (["train", "--model", "st-fcn", "--filters", "8"], "--filters is not for st-fcn"),
         (["info", "fcn", "--transformation", "tps"], "--transformation is not for fcn"),
+        (["info", "--transformation", "tps"], "--transformation is for a network: fcn, cnn"),
+        (["train", "--model", "cnn", "--localisation-lr", "1"], "--localisation-lr is not for cnn"),
+        (["volume", "--model", "cnn", "--slices", "3"], "--slices is not for cnn"),
+        (["train", "--gpus", "2", "--device", "cpu"], "--gpus is not for --device cpu"),
+        (["train", "--label-smoothing", "2"], "label_smoothing must be 1 or less, not 2.0"),
         (["info", "ST-CNN"], "ST-CNN holds no run, and is no network; those are fcn, cnn, st-fcn"),
         (["evaluate", "nowhere"], "nowhere holds no run"),
         (["show", "nowhere"], "nowhere holds no run"),
@@ -159,6 +164,50 @@ def test_cuda_without_cupy_says_what_to_install(tmp_path, capsys, monkeypatch):
 def test_a_resumed_run_keeps_its_settings(trained, capsys):
     assert minist("train", "--resume", "--out", trained, "--lr", "0.1") == 1
     assert "was begun with lr = 0.003, not 0.1" in capsys.readouterr().err
+
+
+def test_a_resumed_run_may_be_given_what_it_was_begun_with(tmp_path, capsys):
+    begun = ["train", "--out", tmp_path / "run", "--epochs", "1", "--limit", "128"]
+    assert minist(*begun, "--model", "fcn", "--units", "4") == 0
+    assert minist("train", "--resume", "--out", tmp_path / "run", "--units", "4") == 0
+    assert minist("train", "--resume", "--out", tmp_path / "run", "--filters", "32") == 1
+    assert "--filters is not for fcn" in capsys.readouterr().err
+
+
+def test_a_recipe_that_is_asked_for_is_compared_with_that_of_the_run(tmp_path, capsys):
+    asked = [*TINY, "--out", tmp_path / "paper"]
+    assert minist("train", "--recipe", "paper", *asked) == 0
+    assert minist("train", "--resume", "--recipe", "paper", *asked) == 0
+    assert minist("train", "--resume", "--recipe", "fast", *asked) == 1
+    assert "was begun with batch_size = 256, not 128" in capsys.readouterr().err
+
+
+def test_the_fast_recipe_of_a_table_is_its_own_defaults():
+    options = cli.parser().parse_args(["table1", "--recipe", "fast"])
+    assert cli.recipe_of(options).items() >= {"epochs": 40, "label_smoothing": 0.2}.items()
+    assert cli.recipe_of(cli.parser().parse_args(["table1"])) == {}
+
+
+@pytest.mark.parametrize("table", ["table1", "addition", "colocalise"])
+def test_results_may_lie_in_the_folder_at_hand(table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert minist(table, "--report", "--results", "results") == 0
+    assert (tmp_path / f"{table}.md").is_file()
+
+
+def test_a_page_that_cannot_be_written_says_why_alone(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert minist("table1", "--report", "--results", tmp_path / "file" / "docs" / "results") == 1
+    err = capsys.readouterr().err
+    assert "cannot write" in err and "Not a directory" in err and "--resume" not in err
+
+
+def test_a_run_whose_files_hold_no_objects(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('3\n{"step": 1}\nnull\n')
+    assert Run(tmp_path).lines() == [{"step": 1}]
+    (tmp_path / "config.json").write_text("[]")
+    assert minist("info", tmp_path) == 1
+    assert "config.json is damaged: it holds a list" in capsys.readouterr().err
 
 
 def test_resume_starts_where_there_is_nothing_yet(tmp_path, capsys):

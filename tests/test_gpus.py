@@ -170,6 +170,8 @@ def test_without_a_launcher_there_is_one_process():
 def test_several_processes_need_gpus():
     with pytest.raises(RuntimeError, match="train on GPUs only"):
         group_of({"WORLD_SIZE": "2", "RANK": "0"}, "cpu")
+    with pytest.raises(RuntimeError, match="WORLD_SIZE is set and RANK is not"):
+        group_of({"WORLD_SIZE": "2"}, "cuda")
 
 
 def test_processes_are_started_with_their_places(tmp_path):

@@ -128,8 +128,8 @@ def test_mnist_is_in_the_package(no_environment, train, counts):
 
 
 def test_a_changed_file_in_the_package_is_refused(no_environment, tmp_path, monkeypatch):
-    folder = shutil.copytree(mnist._PACKAGED, tmp_path / "mnist")
-    monkeypatch.setattr(mnist, "_PACKAGED", folder)
+    folder = shutil.copytree(mnist.PACKAGED, tmp_path / "mnist")
+    monkeypatch.setattr(mnist, "PACKAGED", folder)
     assert len(MNIST(train=False)) == 10_000
     path = folder / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + b"\0"))

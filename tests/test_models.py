@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minist.functional as F
-from minist import Tensor, manual_seed, models, nn, optim
+from minist import Tensor, manual_seed, models, nn, optim, spatial
 from minist.models.distorted_mnist import SIZES
 
 TRANSFORMERS = ("affine", "projective", "tps")
@@ -67,6 +67,23 @@ def test_the_table_of_layers_counts_parameters_in_lists():
 
     (layer,) = models.layers(Slopes(), (1, 2, 2))
     assert layer.parameters == 3 and layer.output == (1, 2, 2)
+
+
+def test_the_table_of_layers_takes_one_image_and_no_random_numbers():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
+    manual_seed(0)
+    expected = nn.Linear(2, 2).weight.data
+    manual_seed(0)
+    assert [layer.output for layer in models.layers(net, (1, 2, 2))] == [(4,), (3,), (3,), (3,)]
+    np.testing.assert_array_equal(nn.Linear(2, 2).weight.data, expected)
+    assert net.training
+
+
+def test_the_table_of_layers_shows_one_of_several_outputs():
+    affine = spatial.Affine()
+    nets = [spatial.LocalisationFC((1, 28, 28), affine) for _ in range(2)]
+    two = spatial.ParallelTransformers(2, nets, affine, concatenate=False, output_size=(7, 9))
+    assert models.layers(two, (1, 28, 28))[-1].output == (1, 7, 9)
 
 
 @pytest.mark.parametrize("name", models.MODELS)

@@ -367,6 +367,16 @@ def test_feature_maps_say_what_they_expect(shape, names):
         plotting.feature_maps(np.zeros(shape), names)
 
 
+def test_there_may_be_more_runs_than_looks():
+    figure = plotting.curves({"loss": {f"run {i}": [i, i + 1] for i in range(13)}})
+    assert len(figure.axes[0].lines) == 13
+
+
+def test_rows_of_a_contact_sheet_may_differ_in_length():
+    figure = plotting.contact_sheet({"R": np.zeros((3, 1, 4, 4)), "TC": np.zeros((1, 1, 6, 6))})
+    assert [len(ax.images) for ax in figure.axes] == [1, 1, 1, 1, 0, 0]
+
+
 def test_a_run_looks_the_same_in_every_panel_of_curves():
     figure = plotting.curves(
         {"loss": {"a": [3, 2], "b": [4, 1]}, "error": {"b": [9, 8]}}, x=[10, 20, 30]

@@ -1,5 +1,7 @@
 """The film of a transformer that settles."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,6 +31,19 @@ def test_a_film_has_a_picture_of_every_so_many_steps(tmp_path, monkeypatch):
     np.testing.assert_allclose(grids[0], [identity, identity], atol=1e-6)
     assert all(output.shape == (2, 1, 28, 28) for output in outputs)
     assert not np.array_equal(grids[0], grids[-1])
+
+
+def test_labels_are_smoothed_as_the_settings_say(tmp_path, monkeypatch):
+    seen, step = [], settling.training_step
+
+    def noted(*arguments, **options):
+        seen.append(options)
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(settling, "training_step", noted)
+    settings = replace(TINY, label_smoothing=0.3)
+    settling.film(settings, tmp_path / "x.gif", steps=1, every=1, digits=1)
+    assert seen == [{"label_smoothing": 0.3}]
 
 
 def test_a_network_without_a_transformer_has_nothing_to_show(tmp_path):

@@ -337,7 +337,7 @@ def test_what_is_written_is_what_there_is(tmp_path, capsys):
     for text in (printed, page):
         assert "| CNN | **1.25** (1.2, +0.05) | unmeasured (0.8) | **1.50** (1.5, +0.00) |" in text
     assert "2 of 36 cells have been run, 0.2 hours in all" in page
-    assert "| CNN | P | 120,000 | 0 | 14 | 840,000 | 0 | 0 | 0.10 | an abacus |" in page
+    assert "| CNN | P | 120,000 | 0 | 14 | 840,000 |  | 0 | 0 | 0.10 | an abacus |" in page
     assert "- adam, rate 0.003" in page and "- sgd, rate 0.003" in page
     assert "table1-cases.png" not in page  # there are no weights to draw it with
     assert (tmp_path / "table1-curves.png").read_bytes().startswith(b"\x89PNG")

@@ -30,6 +30,7 @@ from minist.training import (
     training_step,
 )
 from minist.training import loop as loop_module
+from minist.training import settings as settings_module
 from minist.training import step as step_module
 from minist.training.loop import State, load_training_set, train
 
@@ -177,10 +178,17 @@ def test_the_transformer_stays_on_its_image():
 
 
 def test_the_same_settings_give_the_same_bytes(straight, tmp_path):
-    train(QUICK, Run(tmp_path))
-    assert Run(tmp_path).model.read_bytes() == straight.model.read_bytes()
-    train(replace(QUICK, seed=4), Run(tmp_path))
-    assert Run(tmp_path).model.read_bytes() != straight.model.read_bytes()
+    train(QUICK, Run(tmp_path / "same"))
+    assert Run(tmp_path / "same").model.read_bytes() == straight.model.read_bytes()
+    train(replace(QUICK, seed=4), Run(tmp_path / "other"))
+    assert Run(tmp_path / "other").model.read_bytes() != straight.model.read_bytes()
+
+
+def test_a_folder_that_holds_a_run_is_not_trained_in_again(straight):
+    kept = straight.model.read_bytes()
+    with pytest.raises(RunError, match=r"holds a run; --resume goes on with it \(resume=True\)"):
+        train(replace(QUICK, seed=4), straight)
+    assert straight.model.read_bytes() == kept
 
 
 def without_times(lines):
@@ -314,9 +322,42 @@ def test_a_short_run_warms_up_for_a_tenth_of_it():
 
 def test_images_of_another_size_are_refused_in_words(tmp_path, monkeypatch):
     large = minist.datasets.Images(np.zeros((9, 1, 32, 32), np.uint8), np.zeros(9, np.int64))
-    monkeypatch.setattr(loop_module, "MNIST", lambda **_: large)
-    with pytest.raises(RunError, match="made for images of 28x28; elsewhere has 32x32"):
+    monkeypatch.setattr(settings_module, "MNIST", lambda *_, **__: large)
+    with pytest.raises(ValueError, match="made for images of 28x28; elsewhere has 32x32"):
         load_training_set(replace(QUICK, data="elsewhere"))
+
+
+def test_other_labels_are_refused_before_a_folder_is_made(tmp_path, monkeypatch):
+    letters = minist.datasets.Images(np.zeros((9, 1, 28, 28), np.uint8), np.full(9, 14))
+    monkeypatch.setattr(settings_module, "MNIST", lambda *_, **__: letters)
+    with pytest.raises(ValueError, match=r"labels may be 0 to 9 here; .*elsewhere has 14"):
+        train(replace(QUICK, data="elsewhere"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, 2.0])
+def test_labels_can_be_smoothed_by_a_share_only(share):
+    with pytest.raises(ValueError, match=r"label_smoothing must be (0 or more|1 or less)"):
+        replace(QUICK, label_smoothing=share)
+
+
+def test_a_net_that_two_transformers_share_is_trained_once():
+    class Twice(training.Experiment):
+        command = "test-twice"
+
+        def build(self):
+            affine = minist.spatial.Affine()
+            net = minist.spatial.LocalisationFC((1, 28, 28), affine)
+            transformers = (minist.spatial.SpatialTransformer(net, affine) for _ in range(2))
+            return nn.Sequential(*transformers, nn.Flatten(), nn.Linear(784, 10))
+
+    try:
+        state = State.start(Twice(), steps=10)
+    finally:
+        del training.Experiment.kinds["test-twice"]
+    classifier, nets = state.optimizer.groups
+    assert len(nets["params"]) == len(set(map(id, nets["params"])))
+    assert len(classifier["params"]) == 2
 
 
 def test_label_smoothing_is_trained_with(tmp_path, monkeypatch):
@@ -364,6 +405,18 @@ def test_the_data_set_in_the_environment_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setenv("MINIST_DATA", str(packaged))
     train(replace(QUICK, epochs=1), Run(tmp_path))
     assert Run(tmp_path).settings().data == str(packaged)
+
+
+def test_the_environment_changes_no_run_that_was_begun(straight, half_done, tmp_path, monkeypatch):
+    empty = tmp_path / "no digits"
+    empty.mkdir()
+    monkeypatch.setenv("MINIST_DATA", str(empty))
+    train(half_done.settings(), half_done, resume=True)
+    assert half_done.model.read_bytes() == straight.model.read_bytes()
+    assert half_done.settings().data is None
+    assert training.test(half_done)["error"] > 0
+    with pytest.raises(FileNotFoundError, match="no digits"):
+        train(QUICK, tmp_path / "new")
 
 
 def test_evaluating_leaves_the_mode_as_it_was(digits):

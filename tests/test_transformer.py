@@ -619,6 +619,15 @@ def test_share_outside(x, share):
     assert share_outside(minist.tensor(grid[..., ::-1])) == pytest.approx(share)
 
 
+@pytest.mark.parametrize("size", [(28, 28), (42, 42), (7, 13)], ids=str)
+@pytest.mark.parametrize("rows", [2, 4, 5])
+def test_the_identity_of_a_spline_is_all_inside(rows, size):
+    """In float32 its border points come out up to some 1e-7 beyond 1."""
+    spline = ThinPlateSpline(rows, rows)
+    identity = spline.identity()[None].astype(np.float32)
+    assert share_outside(spline.grid(identity, size)) == 0
+
+
 def test_arrays_and_lists_are_taken_as_tensors_are():
     grid, theta = np.full((1, 1, 3, 2), 1.5), np.array([[1.0, 0.5, 0.0, 0.0, 1.0, 0.0]])
     for kind in (np.asarray, minist.tensor, lambda x: x.tolist()):

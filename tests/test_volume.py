@@ -21,6 +21,7 @@ from minist.training import (
     training_step,
 )
 from minist.training import loop as loop_module
+from minist.training import settings as settings_module
 
 QUICK = Volume(epochs=2, limit=96, batch_size=32, micro_batch=16, filters=2, size=21)
 
@@ -41,7 +42,7 @@ def few_test_digits(monkeypatch):
         def __len__(self):
             return 40
 
-    monkeypatch.setattr(evaluation, "MNIST", some)
+    monkeypatch.setattr(settings_module, "MNIST", some)
 
 
 # --- the networks ---

@@ -9,7 +9,7 @@ import numpy as np
 
 from .idx import read_idx
 
-_PACKAGED = Path(__file__).parent / "mnist"
+PACKAGED = Path(__file__).parent / "mnist"
 _SHA256 = {
     "train-images-idx3-ubyte": "0b367032e93c5d0cea0925647cfdb18614af8ee15f83e6f2fc2ad904a6835971",
     "train-labels-idx1-ubyte": "1787548bbe0bff1ec2ecdc0ef292b02df999e2d1a6002d27500982c652b17203",
@@ -65,8 +65,7 @@ class MNIST:
                 f"MNIST: train must be True or False, not {train!r}; "
                 "a folder is given as in MNIST(root=folder, train=False)"
             )
-        if root is None:
-            root = os.environ.get("MINIST_DATA") or None
+        root = Path(root or os.environ.get("MINIST_DATA") or PACKAGED)
         part = "train" if train else "t10k"
         images = _read(f"{part}-images-idx3-ubyte", ("N", "H", "W"), root)
         labels = _read(f"{part}-labels-idx1-ubyte", ("N",), root)
@@ -82,13 +81,9 @@ class MNIST:
         return len(self.labels)
 
 
-def _read(name: str, axes: tuple[str, ...], root: str | os.PathLike[str] | None) -> np.ndarray:
-    if root is None:
-        path = _PACKAGED / f"{name}.gz"
-        array = read_idx(path, sha256=_SHA256[name])
-    else:
-        path = _find(name, Path(root))
-        array = read_idx(path)
+def _read(name: str, axes: tuple[str, ...], root: Path) -> np.ndarray:
+    path = _find(name, root)
+    array = read_idx(path, sha256=_SHA256[name] if root == PACKAGED else None)
     if array.ndim != len(axes):
         raise ValueError(f"{path}: expected shape ({', '.join(axes)}), found {array.shape}")
     return array

@@ -5,6 +5,7 @@ One transformer has to treat both digits alike; two in parallel can each undo on
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,10 @@ class Addition(Experiment):
         least=0,
     )
     micro_batch: int | None = setting(128, "pairs in a micro-batch", least=1)
+
+    @classmethod
+    def going_on(cls, folder: str | os.PathLike) -> str:
+        return "the same minist addition again"
 
     def build(self) -> nn.Module:
         return addition.build(self.model, self.transformation, self.width)
@@ -164,7 +169,7 @@ class Table(Jobs):
 
     @property
     def page(self) -> Path:
-        return self.results.parents[1] / "addition.md"
+        return self.results.parent.parent / "addition.md"
 
     @property
     def picture(self) -> Path:

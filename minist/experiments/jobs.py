@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -25,7 +25,6 @@ from typing import Any, ClassVar
 from tqdm import tqdm
 
 from ..backend import num_threads, processor
-from ..datasets import MNIST
 from ..training import (
     Experiment,
     Run,
@@ -36,6 +35,7 @@ from ..training import (
     explained,
     load_trained,
 )
+from ..training.settings import data_folder
 
 
 def name_of(job: Experiment) -> str:
@@ -90,7 +90,7 @@ class Jobs(Results):
     def unfinished(
         self, chosen: Iterable[Experiment], asked: Mapping[str, Any]
     ) -> list[Experiment]:
-        """Those without a result yet.
+        """Those without a result yet, where the digits of each are decided upon.
 
         Raises RunError where a result or a run was made with other settings than those asked for.
         """
@@ -98,7 +98,8 @@ class Jobs(Results):
         for job in chosen:
             if not self.finished(job, asked):
                 run = Run(self.folder(job))
-                left.append(run.settings_as_begun(asked, self.kind) if run.exists() else job)
+                begun = run.settings_as_begun(asked, self.kind) if run.exists() else None
+                left.append(begun or replace(job, data=data_folder(job.data)))
         return left
 
     def run(
@@ -256,13 +257,13 @@ def result(run: Run) -> dict[str, Any]:
 
 
 def images_seen(settings: Experiment) -> int:
-    n = digits_in(settings.data) - settings.held_out
+    n = training_digits(type(settings), settings.data) - settings.held_out
     return settings.epochs * min(n, settings.limit or n)
 
 
 @cache
-def digits_in(root: str | None) -> int:
-    return len(MNIST(root=root))
+def training_digits(kind: type[Experiment], data: str | None) -> int:
+    return len(kind(data=data).digits(train=True))
 
 
 def machine(device: str) -> str:

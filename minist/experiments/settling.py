@@ -20,6 +20,7 @@ from ..training import (
     transformers,
 )
 from ..training.loop import State, load_training_set, settled
+from ..training.settings import data_folder
 
 
 def film(
@@ -43,7 +44,7 @@ def film(
     ValueError
         If the network has no transformer.
     """
-    settings = settled(settings)
+    settings = settled(settings, data_folder(settings.data))
     training_set, _ = load_training_set(settings)
     whole = settings.epochs * -(-len(training_set.labels) // settings.batch_size)
     model = (state := State.start(settings, whole)).model
@@ -69,7 +70,14 @@ def film(
                 if state.step == steps:
                     of_epoch.close()
                     break
-                training_step(model, some, labels, micro_batches, (settings.seed, state.step))
+                training_step(
+                    model,
+                    some,
+                    labels,
+                    micro_batches,
+                    (settings.seed, state.step),
+                    label_smoothing=settings.label_smoothing,
+                )
                 state.update()
                 if state.step % every == 0:
                     watch()

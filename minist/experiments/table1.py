@@ -93,15 +93,15 @@ class Table(Jobs):
 
         The picture of single digits needs the runs' weights, and is left as it is without them.
         """
-        found = self.read()
+        found, digits = self.read(), first_digits()
+        cases = [case for d in DISTORTIONS if (case := self.case(d)) is not None]
         place = self.results.parent
         with explained(place):
             place.mkdir(parents=True, exist_ok=True)
             (place / "table1.csv").write_text(as_csv(found))
-            plotting.contact_sheet(first_digits()).savefig(place / "table1-digits.png")
+            plotting.contact_sheet(digits).savefig(place / "table1-digits.png")
             if found:
                 plotting.table1_curves(curves(found)).savefig(place / "table1-curves.png")
-            cases = [case for d in DISTORTIONS if (case := self.case(d)) is not None]
             if cases:
                 plotting.cases(cases).savefig(place / "table1-cases.png")
             pictured = (place / "table1-cases.png").is_file()

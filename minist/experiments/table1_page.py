@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from ..backend import Array
-from ..datasets import MNIST, Images, distorted
+from ..datasets import Images, distorted
 from ..training import TEST_SEED, Settings
 
 # Test errors in per cent, from Table 1 (left) and, for TC, from Sect. 4.1 and the appendix.
@@ -115,7 +115,7 @@ def as_csv(found: Iterable[Mapping[str, Any]]) -> str:
 
 def first_digits(n: int = 12) -> dict[str, Array]:
     """The first test digits as each distortion shows them: distortion -> (n, 1, H, W)."""
-    digits = MNIST(train=False)
+    digits = Settings().digits(train=False)
     # A thousand, as the whole set is made: the order of its random numbers depends on it.
     some = Images(digits.images[:1000], digits.labels[:1000])
     return {d: distorted(some, d, TEST_SEED).images[:n] for d in DISTORTIONS}
@@ -213,8 +213,8 @@ minist table1 --scheduler tcp://HOST:8786 --runs /shared/runs   # and here again
 ```
 
 Any of it may be stopped or killed; the same command goes on from the last checkpoints. A job with \
-a file of results is not run again, and in a clone all have one: `--results my/results` trains them \
-afresh.
+a file of results is not run again, and in a clone all have one: `--results my/results` trains \
+them afresh.
 
 ## The digits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
-from itertools import product
+from itertools import cycle, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,7 +134,7 @@ def curves(
     figure = Figure(figsize=(3.6 * len(panels), 2.9), dpi=100, layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
-    looks = dict(zip(names, product(("-", "--", ":"), (BLUE, ORANGE, GREEN, RED)), strict=False))
+    looks = dict(zip(names, cycle(product(("-", "--", ":"), (BLUE, ORANGE, GREEN, RED)))))
     for ax, (title, runs) in zip(axes, panels.items(), strict=True):
         for name, values in runs.items():
             dashes, colour = looks[name]
@@ -334,8 +334,10 @@ def contact_sheet(sets: Mapping[str, Array]) -> Figure:
     figure = Figure(figsize=(n + 0.5, 1.05 * len(sets)), dpi=120, layout="constrained")
     axes = figure.subplots(len(sets), n, squeeze=False)
     for row, (name, images) in zip(axes, sets.items(), strict=True):
-        for ax, image in zip(row, as_array(images), strict=True):
+        for ax, image in zip(row, as_array(images), strict=False):
             draw_image(ax, image[0])
+        for ax in row[len(images) :]:
+            ax.set_axis_off()
         h, w = images.shape[2:]
         row[0].set_ylabel(f"{name}\n{h}x{w}")
     return figure

@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 
 from .. import backend, nn
-from ..datasets import MNIST, Images, in_turn
+from ..datasets import Images, in_turn
 from .run import Run, RunError
 from .settings import Experiment
 from .step import MicroBatches, evaluation_step
@@ -76,8 +76,7 @@ def load_trained(
         nn.load(model, run.model)
     except FileNotFoundError:
         raise RunError(
-            f"{run.folder} has no {run.model.name} yet: "
-            f"minist {settings.command} --resume --out {run.folder}"
+            f"{run.folder} has no {run.model.name} yet; to go on: {settings.going_on(run.folder)}"
         ) from None
     except ValueError as error:
         raise RunError(str(error)) from None
@@ -89,7 +88,7 @@ def load_test_set(settings: Experiment) -> Iterator[Images]:
 
     They are the same whatever the seed of the run.
     """
-    return fixed(MNIST(train=False, root=settings.data), settings)
+    return fixed(settings.digits(train=False), settings)
 
 
 def fixed(data: Images, settings: Experiment) -> Iterator[Images]:
@@ -103,7 +102,7 @@ def load_examples(settings: Experiment, first: int, count: int) -> Images:
 
     Raises RunError where there are fewer.
     """
-    n = len(MNIST(train=False, root=settings.data))
+    n = len(settings.digits(train=False))
     if count < 1 or first < 0 or first + count > n:
         raise RunError(f"cannot draw {count} digits from number {first} on: there are {n}")
     each = (pair for part in load_test_set(settings) for pair in zip(*part, strict=True))

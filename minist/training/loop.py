@@ -19,13 +19,13 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import backend, nn, optim
-from ..datasets import MNIST, Images, batches, split
+from ..datasets import Images, batches, split
 from .captured import Captured
 from .evaluation import evaluate, fixed, test
 from .parallel import Group
 from .processes import micro_batches_on_all_cores
-from .run import Checkpoint, Run, RunError, explained
-from .settings import Experiment
+from .run import RESUME, Checkpoint, Run, RunError, explained
+from .settings import Experiment, data_folder
 from .step import (
     MicroBatches,
     Report,
@@ -55,7 +55,7 @@ def train(
     run : Run or path
         Its folder, which need not exist yet; nobody else's (see `Run.locked`).
     resume : bool
-        Go on from its last checkpoint, if there is one.
+        Go on from its last checkpoint, if there is one, with the digits that it was begun with.
     progress : bool
         Show a bar, where standard error is a terminal.
     group : Group
@@ -64,12 +64,20 @@ def train(
     Raises
     ------
     RunError
-        If the loss is no longer a number, or a file cannot be read or written. The last good
-        checkpoint is kept.
+        If the folder holds a run and `resume` is not given; if the loss is no longer a number, or a
+        file cannot be read or written. The last good checkpoint is kept.
+    ValueError
+        If the digits are not what the networks are made for.
     KeyboardInterrupt
         After a checkpoint of the present step has been written.
     """
-    settings, run = settled(settings), Run(run)
+    run = Run(run)
+    if group.rank == 0 and not resume and run.exists():
+        raise RunError(
+            f"{run.folder} holds a run; --resume goes on with it (resume=True), or choose an --out"
+        )
+    data = run.settings().data if run.exists() else data_folder(settings.data)
+    settings = settled(settings, data)
     training_set, held_out_set = load_training_set(settings)
     steps_an_epoch = math.ceil(len(training_set.labels) / settings.batch_size)
     steps, images = settings.epochs * steps_an_epoch, settings.epochs * len(training_set.labels)
@@ -144,7 +152,7 @@ def train(
             if stopped():
                 raise KeyboardInterrupt
     if group.rank == 0:
-        with explained(run.model):
+        with explained(run.model, RESUME):
             nn.save(state.model, run.model)
     return state.model
 
@@ -161,12 +169,13 @@ class State:
     @classmethod
     def start(cls, settings: Experiment, steps: int) -> State:
         model = settings.network()
-        localisation = [p for st in transformers(model) for p in st.localisation.parameters()]
-        theirs = {id(p) for p in localisation}
-        groups = [{"params": [p for p in model.parameters() if id(p) not in theirs]}]
+        nets = [st.localisation for st in transformers(model)]
+        # Each parameter once: two transformers may share a net.
+        localisation = dict.fromkeys(p for net in nets for p in net.parameters())
+        groups = [{"params": [p for p in model.parameters() if p not in localisation]}]
         if localisation:
             rate = settings.lr * settings.localisation_lr
-            groups.append({"params": localisation, "lr": rate})
+            groups.append({"params": list(localisation), "lr": rate})
         kind = {"adam": optim.Adam, "sgd": optim.SGD}[settings.optimizer]
         optimizer = kind(groups, lr=settings.lr, weight_decay=settings.weight_decay)
         if settings.schedule == "cosine":
@@ -296,9 +305,8 @@ def show(bar: tqdm, line: dict[str, float]) -> None:
     )
 
 
-def settled(settings: Experiment) -> Experiment:
+def settled(settings: Experiment, data: str | None) -> Experiment:
     """The settings with all decided that is left open: the digits' folder and the micro-batch."""
-    folder = settings.data or os.environ.get("MINIST_DATA")
     size = settings.micro_batch
     if size is None and settings.device == "cuda":
         size = settings.batch_size
@@ -306,16 +314,12 @@ def settled(settings: Experiment) -> Experiment:
         digit = Images(np.zeros((1, 1, 28, 28), np.uint8), np.zeros(1, np.uint8))
         example = settings.examples(digit, np.random.default_rng(0)).images
         size = micro_batch_size(settings.network(), example.shape[1:], settings.batch_size)
-    data = str(Path(folder).resolve()) if folder else None
     return replace(settings, micro_batch=size, data=data)
 
 
 def load_training_set(settings: Experiment) -> tuple[Images, list[Images]]:
     """The digits trained on, as bytes on the device, and the examples held out, made once."""
-    data = MNIST(train=True, root=settings.data)
-    if data.images.shape[2:] != (28, 28):
-        h, w = data.images.shape[2:]
-        raise RunError(f"the networks are made for images of 28x28; {settings.data} has {h}x{w}")
+    data = settings.digits(train=True)
     training_set, held_out = split(data, settings.held_out)
     if settings.limit:
         training_set = Images(*(array[: settings.limit] for array in training_set))
@@ -358,10 +362,6 @@ def carry_out(
             train(settings, run, resume, progress=False, group=group)
         return math.nan
     with run.locked():
-        if run.exists() and not resume:
-            raise RunError(
-                f"{run.folder} holds a run; --resume goes on with it, or choose an --out"
-            )
         error = run.test_error() if resume else None
         if error is None:
             train(settings, run, resume, progress, group)

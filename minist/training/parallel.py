@@ -87,6 +87,8 @@ def group_of(environment: Mapping[str, str], device: str) -> Group:
         return Group()
     if device != "cuda":
         raise RuntimeError("several processes train on GPUs only: add --device cuda")
+    if "RANK" not in environment:
+        raise RuntimeError("WORLD_SIZE is set and RANK is not: a launcher sets both")
     from ..cuda.nccl import all_reduce_over
 
     rank = int(environment["RANK"])

@@ -33,6 +33,9 @@ except ImportError:  # Windows
     fcntl = None
 
 
+RESUME = "; --resume goes on from the last checkpoint"
+
+
 class RunError(Exception):
     """What ends a run, in a sentence for its user."""
 
@@ -110,11 +113,14 @@ class Run:
     def read_config(self) -> dict[str, Any]:
         """What config.json holds. Raises RunError if there is none, or it is damaged."""
         try:
-            return json.loads(self.config.read_text())
+            config = json.loads(self.config.read_text())
         except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{self.folder} holds no run: there is no {self.config.name}") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise RunError(f"{self.config} is damaged: {error}") from None
+        if not isinstance(config, dict):
+            raise RunError(f"{self.config} is damaged: it holds a {type(config).__name__}")
+        return config
 
     def settings(self) -> Experiment:
         """The settings of the run. Raises RunError if there are none, or they are damaged."""
@@ -141,7 +147,7 @@ class Run:
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write config.json, in a new folder if need be: what is asked for, before all else."""
         scratch = self.config.with_suffix(".tmp")
-        with explained(self.config):
+        with explained(self.config, RESUME):
             self.folder.mkdir(parents=True, exist_ok=True)
             scratch.write_text(json.dumps(settings, indent=2) + "\n")
             os.replace(scratch, self.config)
@@ -150,7 +156,7 @@ class Run:
 
     def log(self, **values: Any) -> None:
         """Add a line to metrics.jsonl."""
-        with explained(self.metrics), open(self.metrics, "a") as file:
+        with explained(self.metrics, RESUME), open(self.metrics, "a") as file:
             file.write(json.dumps(values) + "\n")
 
     def lines(self) -> list[dict[str, Any]]:
@@ -160,7 +166,7 @@ class Run:
             for line in self.metrics.read_text().splitlines():
                 with suppress(json.JSONDecodeError):
                     lines.append(json.loads(line))
-        return lines
+        return [line for line in lines if isinstance(line, dict)]
 
     def test_error(self) -> float | None:
         """In per cent; None as long as the run has not ended."""
@@ -179,7 +185,7 @@ class Run:
         """Write a checkpoint; the one before stays as a reserve."""
         size = self.metrics.stat().st_size if self.metrics.is_file() else 0
         fresh = self.folder / "checkpoint.next.safetensors"
-        with explained(self.checkpoint):
+        with explained(self.checkpoint, RESUME):
             save_arrays(checkpoint.arrays, fresh, {**checkpoint.notes, "metrics_bytes": size})
             with suppress(FileNotFoundError):
                 os.replace(self.checkpoint, self.previous)
@@ -233,11 +239,9 @@ def difference(begun: SettingsBlock, asked: Mapping[str, Any]) -> str | None:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """A context in which a failed write to `path` is a RunError that says how to go on."""
+def explained(path: Path, advice: str = "") -> Iterator[None]:
+    """A context in which a failed write to `path` is a RunError, with advice behind it."""
     try:
         yield
     except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror}; --resume goes on from the last checkpoint"
-        ) from None
+        raise RunError(f"cannot write {path}: {error.strerror or error}{advice}") from None

@@ -6,14 +6,17 @@ These blocks are the manual, and the command line is made of them.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import backend, models, nn
-from ..datasets import DISTORTIONS, Images, distort
+from ..datasets import DISTORTIONS, MNIST, Images, distort
+from ..datasets.mnist import PACKAGED
 from ..models import MODELS, TRANSFORMATIONS
 
 
@@ -22,6 +25,7 @@ def setting(
     help: str,
     choices: tuple[str, ...] | None = None,
     least: float | None = None,
+    most: float | None = None,
 ) -> Any:
     """A field of a `SettingsBlock`, which the command line makes an option of.
 
@@ -33,10 +37,11 @@ def setting(
         What it is, with its unit and reason.
     choices : tuple of str, optional
         All that it may be.
-    least : number, optional
-        It may not be lower.
+    least, most : number, optional
+        It may not be lower, or higher.
     """
-    return field(default=default, metadata={"help": help, "choices": choices, "least": least})
+    metadata = {"help": help, "choices": choices, "least": least, "most": most}
+    return field(default=default, metadata=metadata)
 
 
 # A recipe is a set of settings by name. The paper's: 150,000 steps of 256 images, 638 epochs of
@@ -68,13 +73,15 @@ class SettingsBlock:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            choices, least = f.metadata["choices"], f.metadata["least"]
+            choices, least, most = (f.metadata[key] for key in ("choices", "least", "most"))
             if not is_of_type(value, type_name(f)):
                 raise ValueError(f"{f.name} must be {type_name(f)}, not {value!r}")
             if choices and value not in choices:
                 raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {value!r}")
             if None not in (value, least) and not least <= value < float("inf"):
                 raise ValueError(f"{f.name} must be {least} or more, not {value}")
+            if None not in (value, most) and value > most:
+                raise ValueError(f"{f.name} must be {most} or less, not {value}")
 
     @classmethod
     def settings(cls) -> list[Field]:
@@ -107,6 +114,7 @@ class Experiment(SettingsBlock):
     command: ClassVar[str]  # of the command line; tells in config.json which experiment it is
     kinds: ClassVar[dict[str, type[Experiment]]] = {}  # all that have been imported, by command
     at_once: ClassVar[int] = 1000  # how many digits are made into examples at once for testing
+    classes: ClassVar[int] = 10  # of digits, at most: labels are 0 to 9
 
     # The data
     data: str | None = setting(None, "folder of other IDX files; by default the MNIST inside")
@@ -135,7 +143,7 @@ class Experiment(SettingsBlock):
     )
     weight_decay: float = setting(0.0, "times the weights, added to their gradients", least=0)
     label_smoothing: float = setting(
-        0.0, "share of each label that is spread over all classes, 0 to 1", least=0
+        0.0, "share of each label that is spread over all classes, 0 to 1", least=0, most=1
     )
     seed: int = setting(
         0, "of the first weights, the order of images and their distortions", least=0
@@ -152,6 +160,22 @@ class Experiment(SettingsBlock):
         "where the network's numbers would not fit into a cache, and on a GPU the whole batch",
         least=1,
     )
+
+    def digits(self, train: bool) -> MNIST:
+        """The digits to train on, or else to test on: of `data`, or the MNIST inside.
+
+        MINIST_DATA does not count here: it is looked at when a run is begun (`data_folder`).
+        Raises ValueError for images other than 28x28, or labels beyond `classes`.
+        """
+        found = MNIST(train, root=self.data or PACKAGED)
+        h, w = found.images.shape[2:]
+        if (h, w) != (28, 28):
+            raise ValueError(f"the networks are made for images of 28x28; {self.data} has {h}x{w}")
+        if (largest := found.labels.max(initial=0)) >= self.classes:
+            raise ValueError(
+                f"labels may be 0 to {self.classes - 1} here; {self.data} has {largest}"
+            )
+        return found
 
     def build(self) -> nn.Module:
         """The network, its first weights drawn from the thread's generator."""
@@ -174,6 +198,11 @@ class Experiment(SettingsBlock):
     def name(self) -> str:
         """A short name for the run."""
         return self.command
+
+    @classmethod
+    def going_on(cls, folder: str | os.PathLike) -> str:
+        """How to go on with the run in a folder: what to type."""
+        return f"minist {cls.command} --resume --out {folder}"
 
     def __init_subclass__(cls) -> None:
         if "command" not in vars(cls):
@@ -204,6 +233,13 @@ class Experiment(SettingsBlock):
                 f"its class first; known are {', '.join(Experiment.kinds)}"
             )
         return Experiment.kinds[command].of(values)
+
+
+def data_folder(named: str | None) -> str | None:
+    """Where the digits of a new run are: in the folder named, or that of MINIST_DATA; None for the
+    MNIST inside. As a whole path, so that it is the same folder to who goes on from elsewhere."""
+    folder = named or os.environ.get("MINIST_DATA")
+    return str(Path(folder).resolve()) if folder else None
 
 
 def type_name(setting: Field) -> str:
