@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
 from typing import Any, NamedTuple
 
@@ -41,6 +41,11 @@ class no_grad(ContextDecorator):
 
     def __exit__(self, *error: Any) -> None:
         _state.no_grads -= 1
+
+    def __call__(self, function: Callable) -> Callable:
+        if inspect.isgeneratorfunction(function):
+            raise TypeError("a generator runs after no_grad is over: put `with no_grad():` inside")
+        return super().__call__(function)
 
 
 class Tensor:
@@ -69,15 +74,14 @@ class Tensor:
     __array_ufunc__ = None  # numpy_array * tensor asks Tensor.__rmul__
 
     def __init__(self, data: Array, requires_grad: bool = False):
-        if isinstance(data, Tensor) or not hasattr(data, "dtype"):
+        if isinstance(data, Tensor | np.generic) or not hasattr(data, "dtype"):
             raise TypeError(f"Tensor takes an array, minist.tensor a {type(data).__name__}")
         if requires_grad and data.dtype.kind != "f":
             raise TypeError(
                 f"only a floating tensor can require a gradient, this is {data.dtype}; "
                 "convert it first: x.astype(numpy.float32)"
             )
-        self.data = data
-        self.requires_grad = requires_grad
+        self.data, self.requires_grad = data, requires_grad
         self.grad: Array | None = None
         self.grad_fn: Function | None = None
 
@@ -119,6 +123,8 @@ class Tensor:
         return to_numpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.requires_grad:
+            raise TypeError("NumPy would lose the gradient: use minist.functional, or x.detach()")
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def item(self) -> float:
@@ -129,10 +135,10 @@ class Tensor:
         return bool(self.data)
 
     def __float__(self) -> float:
-        return float(self.data)
+        return float(self.item())
 
     def __int__(self) -> int:
-        return int(self.data)
+        return int(self.item())
 
     def __format__(self, spec: str) -> str:
         return format(self.item() if self.size == 1 and spec else str(self), spec)
@@ -223,7 +229,8 @@ class Function:
             data = node.forward(*[None if x is None else x.data for x in inputs], **options)
         except (ValueError, TypeError, IndexError) as error:
             kind = next(k for k in (ValueError, TypeError, IndexError) if isinstance(error, k))
-            raise kind(_describe_call(cls, error, inputs, options)) from None
+            words = _describe_call(cls, error, inputs, options)
+            raise kind(words).with_traceback(error.__traceback__) from None
         output = Tensor(np.asarray(data) if isinstance(data, np.generic) else data)
         if True in node.needs_grad and data.dtype.kind == "f":
             node.edges = [
@@ -259,10 +266,8 @@ def _describe_call(cls: type[Function], error: Exception, inputs: Sequence, opti
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     names += [f"input {i}" for i in range(len(names), len(inputs))]
     given = dict(zip(names, inputs, strict=False)) | options
-    return "\n".join(
-        [f"{cls.__name__}: {error}"]
-        + [f"  {name}: {_describe(value)}" for name, value in given.items() if value is not None]
-    )
+    lines = [f"  {name}: {_describe(value)}" for name, value in given.items() if value is not None]
+    return "\n".join([f"{cls.__name__}: {error}", *lines])
 
 
 def _describe(value: Any) -> str:
@@ -308,14 +313,12 @@ def _backpropagate(
     ready = [root] if isinstance(root, Function) else []
     while ready:
         node = ready.pop()
-        gradient = gradients[node] if node in keep else gradients.pop(node)
-        node_gradients = _input_gradients(node, gradient)
-        for edge, gradient in zip(node.edges, node_gradients, strict=True):
+        grad = gradients[node] if node in keep else gradients.pop(node)
+        for edge, gradient in zip(node.edges, _input_gradients(node, grad), strict=True):
             if edge is None:
                 continue
             source = edge.source
-            known = gradients.get(source)
-            gradients[source] = gradient if known is None else known + gradient
+            gradients[source] = gradients[source] + gradient if source in gradients else gradient
             uses[source] -= 1
             if uses[source] == 0 and isinstance(source, Function):
                 ready.append(source)  # all uses of its output have been heard
@@ -368,10 +371,8 @@ def _input_gradients(node: Function, grad: Array) -> list[Array | None]:
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
     if len(gradients) != len(node.edges):
         raise _fault(node, f"{len(gradients)} gradients for {len(node.edges)} inputs")
-    return [
-        None if edge is None else _fit(gradient, edge, node, grad.dtype)
-        for gradient, edge in zip(gradients, node.edges, strict=True)
-    ]
+    pairs = zip(gradients, node.edges, strict=True)
+    return [None if edge is None else _fit(g, edge, node, grad.dtype) for g, edge in pairs]
 
 
 def _fit(gradient: Array, edge: Edge, node: Function, dtype: np.dtype) -> Array:
@@ -380,13 +381,12 @@ def _fit(gradient: Array, edge: Edge, node: Function, dtype: np.dtype) -> Array:
     This is where broadcasting is undone: an input that was repeated along an axis was used that
     many times, so its gradient is the sum along it.
     """
-    if not hasattr(gradient, "shape"):
-        raise _fault(node, f"{gradient!r} for a gradient of shape {edge.shape}")
+    if isinstance(gradient, Tensor) or not hasattr(gradient, "shape"):
+        raise _fault(node, f"{gradient!r}, no array of shape {edge.shape}")
     if gradient.shape != edge.shape:
         shape = (1,) * (gradient.ndim - len(edge.shape)) + edge.shape  # as it was broadcast
-        if len(shape) != gradient.ndim or any(
-            m not in (1, n) for m, n in zip(shape, gradient.shape, strict=True)
-        ):
+        sizes = zip(shape, gradient.shape, strict=False)
+        if len(shape) > gradient.ndim or any(m not in (1, n) for m, n in sizes):
             raise _fault(node, f"shape {gradient.shape} for an input of shape {edge.shape}")
         repeated = tuple(axis for axis, size in enumerate(shape) if size == 1)
         gradient = gradient.sum(axis=repeated, keepdims=True).reshape(edge.shape)

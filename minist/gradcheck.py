@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .autograd import Tensor, no_grad
+from .autograd import Tensor, grad, no_grad
 from .backend import array_module, to_numpy
 
 
@@ -32,7 +32,7 @@ def gradcheck(
     fn : callable
         Takes the inputs, returns a tensor; must give the same result each time.
     inputs : tensor or sequence of tensors
-        float64, those to be checked with requires_grad=True. `grad` is left as it was.
+        float64, those to be checked with requires_grad=True. No `grad` is changed.
     eps, rtol, atol : float
         Step; relative and absolute tolerance.
 
@@ -104,8 +104,7 @@ def _value_and_gradients(
     leaves = {i: Tensor(inputs[i].data, requires_grad=True) for i in checked}
     y = fn(*[leaves.get(i, x) for i, x in enumerate(inputs)])
     v, value = _weighed(y)
-    y.backward(v)
-    gradients = [np.zeros(x.shape) if x.grad is None else to_numpy(x.grad) for x in leaves.values()]
+    gradients = [to_numpy(g) for g in grad(y, list(leaves.values()), v)]
     return float(value), dict(zip(checked, gradients, strict=True))
 
 

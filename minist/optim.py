@@ -93,7 +93,10 @@ class Optimizer:
             parameter.grad = None
 
     def step(self) -> None:
-        """Change every parameter that has a gradient, in place."""
+        """Change every parameter that has a gradient, in place.
+
+        So never between a forward and its backward, whose gradients would silently be wrong.
+        """
         learning = [
             (p, group) for group in self.groups for p in group["params"] if p.grad is not None
         ]
@@ -144,14 +147,14 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If it is of another optimiser, or of one with other groups or parameters.
+            If it is of another optimiser, of one with other groups or parameters, or incomplete.
         """
         every, name = self.parameters(), type(self).__name__
         if (found := len(state["lr"])) != (expected := len(self.groups)):
             raise ValueError(f"{name}: the state has {found} groups, this optimiser {expected}")
         if (found := len(state["steps"])) != (expected := len(every)):
             raise ValueError(f"{name}: the state has {found} parameters, this optimiser {expected}")
-        own: dict[Tensor, dict[str, Array]] = {}
+        own: dict[int, dict[str, Array]] = {}
         for key, array in state["arrays"].items():
             number, _, kept = key.partition(".")
             parameter = every[int(number)] if number in map(str, range(len(every))) else None
@@ -161,9 +164,17 @@ class Optimizer:
                 or (array.shape, array.dtype) != (parameter.shape, parameter.dtype)
             ):
                 raise ValueError(f"{name}: the state's {key}, {array.shape}, fits no parameter")
-            # A copy, also on the same device: steps change it in place.
-            own.setdefault(parameter, {})[kept] = to_device(array, device_of(parameter.data)).copy()
-        self.state = own
+            own.setdefault(int(number), {})[kept] = array
+        for i, parts in own.items():
+            if missing := [kept for kept in self.kept if kept not in parts]:
+                raise ValueError(f"{name}: the state's {i}.{missing[0]} is missing")
+        # In the order of `kept`, and copied, also on the same device: steps change them in place.
+        self.state = {
+            every[i]: {
+                kept: to_device(parts[kept], device_of(every[i].data)).copy() for kept in self.kept
+            }
+            for i, parts in own.items()
+        }
         self.steps = Counter(dict(zip(every, state["steps"], strict=True)))
         for group, lr in zip(self.groups, state["lr"], strict=True):
             group["lr"] = lr

@@ -55,6 +55,16 @@ def test_parity_with_torch(assert_same_as_torch, rng, name, scale):
     )
 
 
+def test_an_infinite_gradient_at_the_kink_is_torchs(assert_same_as_torch, rng):
+    torch = pytest.importorskip("torch")
+    with np.errstate(divide="ignore"):
+        assert_same_as_torch(
+            lambda x: F.sqrt(F.relu(x)),
+            lambda x: torch.sqrt(torch.relu(x)),
+            np.round(rng.normal(size=(4, 5))),
+        )
+
+
 @pytest.mark.parametrize("x", [-80.0, -20.0, -5.0])
 def test_a_small_sigmoid_keeps_its_digits(x):
     y = F.sigmoid(tensor(x))  # in float32
@@ -65,6 +75,20 @@ def test_the_slope_at_the_kink():
     x = Tensor(np.zeros(1), requires_grad=True)
     assert minist.grad(F.relu(x), [x])[0] == 0.0
     assert minist.grad(F.leaky_relu(x, 0.1), [x])[0] == 0.1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_an_infinite_gradient_stops_where_the_slope_is_zero(dtype):
+    """As of sqrt at 0, where the product of infinity and 0 would be no number."""
+    x = Tensor(np.array([[-1.0, 0.0, 4.0]], dtype), requires_grad=True)
+    zero = np.zeros(3, dtype)
+    for function in (F.relu, lambda x: F.bias_relu(x, zero)):
+        with np.errstate(divide="ignore"):
+            (gradient,) = minist.grad(F.sqrt(function(x)).sum(), [x])
+        assert gradient.tolist() == [[0.0, 0.0, 0.25]]
+        for grad in (np.inf, -np.inf, np.nan):
+            (gradient,) = minist.grad(function(x), [x], np.full((1, 3), grad, dtype))
+            np.testing.assert_array_equal(gradient, np.array([[0, 0, grad]], dtype), strict=True)
 
 
 @every_activation

@@ -147,9 +147,16 @@ def test_powers_of_zero(exponent, slope):
 
 
 def test_the_slope_of_zero_to_the_b_is_its_limit():
-    b = Tensor(np.array([0.5, 2.0]), requires_grad=True)
+    b = Tensor(np.array([0.0, 0.5, 2.0]), requires_grad=True)
     (0.0**b).sum().backward()
-    assert b.grad.tolist() == [0.0, 0.0]
+    assert b.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_there_is_no_slope_of_zero_to_a_negative_b():
+    b = Tensor(np.array([-1.0]), requires_grad=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        (0.0**b).backward()
+    assert np.isnan(b.grad).all()
 
 
 def test_sine_and_cosine_by_hand():
@@ -168,6 +175,27 @@ def test_bounds_belong_to_the_inside_of_clip_and_kinks_have_slope_zero():
     (of_abs,) = minist.grad(abs(x).sum(), [x])
     assert of_clip.tolist() == [0, 1, 1, 1, 0]
     assert of_abs.tolist() == [-1, -1, 0, 1, 1]
+
+
+def test_an_infinite_gradient_stops_where_the_slope_is_zero():
+    x = Tensor(np.array([0.0, 1.0, 2.0]), requires_grad=True)
+    (of_clip,) = minist.grad(F.clip(x, 0.5, 1.5), [x], np.full(3, np.inf))
+    (of_max,) = minist.grad(x.max(), [x], np.inf)
+    assert of_clip.tolist() == [0, np.inf, 0]
+    assert of_max.tolist() == [0, 0, np.inf]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "float32"])
+@pytest.mark.parametrize("bounds", [(1, 3), (None, 3), (np.int64(1), np.array(3))])
+def test_integer_bounds_leave_the_dtype(dtype, bounds):
+    x = np.arange(5).astype(dtype)
+    y = F.clip(tensor(x), *bounds).numpy()
+    np.testing.assert_array_equal(y, np.clip(np.arange(5), *bounds).astype(dtype), strict=True)
+
+
+def test_integers_between_floating_bounds_become_numpys():
+    x = np.arange(5)
+    np.testing.assert_array_equal(F.clip(x, 0.5, 2).numpy(), np.clip(x, 0.5, 2), strict=True)
 
 
 INDICES = [
@@ -222,6 +250,14 @@ def test_integers_joined_to_floating_numbers_take_their_dtype(join):
     assert join([whole, whole]).dtype == whole.dtype
 
 
+@pytest.mark.parametrize("join", [F.concatenate, F.stack])
+def test_what_comes_one_by_one_is_joined_too(join):
+    x = tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    y = join(row * 2.0 for row in x)
+    assert np.array_equal(y.numpy(), join([x[0] * 2.0, x[1] * 2.0]).numpy())
+    assert y.requires_grad
+
+
 def test_layout(rng, layout):
     a, b = rng.normal(size=(2, 4, 3, 5)), rng.normal(size=(2, 4, 3, 5))
     for function in (
@@ -274,6 +310,16 @@ TORCH = {
 def test_functions_agree_with_torch(assert_same_as_torch, rng, name):
     torch = pytest.importorskip("torch")
     assert_same_as_torch(TORCH[name](F), TORCH[name](torch), rng.normal(size=(2, 3, 4)))
+
+
+def test_an_infinite_gradient_beyond_a_bound_is_torchs(assert_same_as_torch, rng):
+    torch = pytest.importorskip("torch")
+    with np.errstate(divide="ignore"):
+        assert_same_as_torch(
+            lambda x: F.sqrt(F.clip(x, 0.0, 1.0)),
+            lambda x: torch.sqrt(torch.clamp(x, 0.0, 1.0)),
+            rng.normal(size=(4, 5)),
+        )
 
 
 # --- laws ---------------------------------------------------------------------------------------

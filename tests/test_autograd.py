@@ -197,6 +197,14 @@ def test_one_no_grad_may_be_entered_again():
     assert (x * 2.0).requires_grad
 
 
+def test_no_grad_does_not_decorate_a_generator_function():
+    def function():
+        yield 1
+
+    with pytest.raises(TypeError, match="runs after no_grad is over: put `with no_grad"):
+        no_grad()(function)
+
+
 def test_no_grad_ends_with_an_exception():
     x = tensor([1.0], requires_grad=True)
     with pytest.raises(ZeroDivisionError), no_grad():
@@ -434,7 +442,9 @@ def test_tensor_keeps_the_dtype_of_arrays_and_shares_them():
     assert tensor([1, 2]).dtype == tensor(1.5).dtype == np.float32
 
 
-@pytest.mark.parametrize("data", [[1.0, 2.0], 3.0, tensor([1.0])], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize(
+    "data", [[1.0, 2.0], 3.0, np.float32(3), tensor([1.0])], ids=lambda x: type(x).__name__
+)
 def test_only_an_array_is_wrapped_as_it_is(data):
     words = f"Tensor takes an array, minist.tensor a {type(data).__name__}"
     with pytest.raises(TypeError, match=words):
@@ -474,9 +484,28 @@ def test_numpy_reads_a_tensor_as_it_is(dtype):
     assert np.asarray(x, dtype=np.float64).dtype == np.float64
 
 
-def test_numbers_and_their_text():
-    x = tensor(2.5)
+@pytest.mark.parametrize(
+    "function",
+    [np.asarray, np.array, np.sort, lambda x: np.stack([x, x]), lambda x: np.where([True], x, 0)],
+)
+def test_numpy_takes_no_gradient_away(function):
+    x = tensor([1.0, 2.0], requires_grad=True)
+    for tracked in (x, x * 2.0):
+        with pytest.raises(TypeError, match=r"^NumPy would lose the gradient: use minist\.func"):
+            function(tracked)
+        function(tracked.detach())
+        function(tracked.numpy())
+    with no_grad():
+        function(x * 2.0)
+
+
+@pytest.mark.parametrize("data", [2.5, [2.5], [[2.5]]], ids=str)
+def test_numbers_and_their_text(data):
+    x = tensor(data, requires_grad=True)
     assert (float(x), int(x), bool(x), x.item(), f"{x:.2f}") == (2.5, 2, True, 2.5, "2.50")
+
+
+def test_lengths_and_the_text_of_arrays():
     assert (len(tensor([[1.0, 2.0]])), f"{tensor([1.0])}") == (1, "tensor([1.])")
 
 
@@ -533,7 +562,8 @@ def test_backward_needs_a_history():
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda g: None, r"None for a gradient of shape \(2,\)"),
+        (lambda g: None, r"None, no array of shape \(2,\)"),
+        (lambda g: tensor(g), r"tensor\(\[1\., 1\.\]\), no array of shape \(2,\)"),
         (lambda g: (g, g), "2 gradients for 1 inputs"),
         (lambda g: (), "0 gradients for 1 inputs"),
         (lambda g: g[:1], r"shape \(1,\) for an input of shape \(2,\)"),
@@ -557,6 +587,16 @@ def test_an_error_names_the_operation_and_all_it_was_given():
     assert "  x: (2, 3, 5, 5) float32 on cpu" in lines
     assert any(line.startswith("  weight: (4, 1, 3, 3) ") for line in lines)
     assert any(line.startswith("  stride") and line.endswith("(2, 2)") for line in lines)
+
+
+def test_an_error_shows_the_line_at_fault():
+    class Faulty(Function):
+        def forward(self, x):
+            return x.reshape(7)
+
+    with pytest.raises(ValueError, match=r"^Faulty: cannot reshape") as error:
+        Faulty.apply(tensor([1.0, 2.0]))
+    assert "return x.reshape(7)" in str(error.traceback[-1].statement)
 
 
 def test_inputs_of_any_number_are_counted_in_an_error():

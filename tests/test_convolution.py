@@ -202,3 +202,10 @@ def test_images_of_bytes_are_refused_with_the_cure(wrap):
     x, weight = wrap(np.ones((1, 1, 3, 3), np.uint8)), tensor(np.ones((1, 1, 2, 2)))
     with pytest.raises(TypeError, match=r"^Conv2d: images must be floating, not uint8: x\.astype"):
         F.conv2d(x, weight)
+
+
+@pytest.mark.parametrize("kernel", [2, 7])  # on shifted rows, and by the Fourier transform
+def test_filters_of_integers_are_refused_with_the_cure(kernel):
+    x, weight = np.ones((16, 16, 13, 13)), np.ones((16, 16, kernel, kernel), np.int64)
+    with pytest.raises(TypeError, match=r"^Conv2d: weight must be floating, not int64: use astype"):
+        F.conv2d(x, weight)

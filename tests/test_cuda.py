@@ -276,6 +276,20 @@ def test_bias_and_relu(shape, dtype, rng, layout, assert_same):
     assert_same(F.bias_relu, [x, bias], (True, True), ["bias_relu", "relu_backward"])
 
 
+@both_types
+def test_an_infinite_gradient_stops_where_the_slope_is_zero(dtype, rng, assert_same):
+    """That of sqrt at 0; of a window of zeros, the first has it."""
+    x = np.round(rng.normal(size=(2, 3, 4, 6))).astype(dtype)
+    operations = [
+        (lambda x, b: F.sqrt(F.bias_relu(x, b)), x, ["bias_relu", "relu_backward"]),
+        (lambda x, b: F.sqrt(F.max_pool2d(x, 2)), abs(x), ["max_pool", "max_pool_backward"]),
+    ]
+    for function, images, launched in operations:
+        with np.errstate(divide="ignore"):
+            of_x = assert_same(function, [images, np.zeros(3, dtype)], (True, False), launched)[1]
+        assert not np.isnan(of_x).any()
+
+
 def test_bias_and_relu_are_the_two_after_each_other(rng):
     x, bias = rng.normal(size=(2, 3, 4, 5)), rng.normal(size=3)
     found = outcome(F.bias_relu, [x, bias], (True, True))

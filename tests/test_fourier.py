@@ -72,6 +72,34 @@ def test_parity_with_torch(rng, padding, dtype, tolerance):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * abs(other).max())
 
 
+@pytest.mark.parametrize("types", [("f8", "f4"), ("f4", "f8"), ("f4", "f2"), ("f2", "f4")])
+def test_mixed_precisions_meet_in_the_wider_one(rng, types):
+    sizes = (16, 12, 13, 14), (16, 12, 7, 7)
+    arrays = [rng.normal(size=size).astype(dtype) for size, dtype in zip(sizes, types, strict=True)]
+    assert quickest(geometry_of(*sizes)) is fourier.Fourier
+    wider = np.result_type(*types)
+    mixed, wide = (
+        [Tensor(a, requires_grad=True) for a in given]
+        for given in (arrays, [a.astype(wider) for a in arrays])
+    )
+    y, z = F.conv2d(*mixed), F.conv2d(*wide)
+    np.testing.assert_array_equal(y.numpy(), z.numpy(), strict=True)
+    y.backward(np.ones(y.shape))
+    z.backward(np.ones(y.shape))
+    for p, q in zip(mixed, wide, strict=True):
+        np.testing.assert_array_equal(p.grad, q.grad.astype(p.dtype), strict=True)
+
+
+def test_a_pixel_that_is_no_number_is_felt_in_its_image_alone(rng):
+    sizes = (16, 16, 13, 13), (16, 16, 7, 7)
+    x, weight = (rng.normal(size=size) for size in sizes)
+    assert quickest(geometry_of(*sizes)) is fourier.Fourier
+    x[0, 0, 0, 0] = np.nan
+    y = F.conv2d(x, weight).numpy()
+    assert np.isnan(y[0]).all()
+    assert np.isfinite(y[1:]).all()
+
+
 def test_the_number_of_multiplications_decides():
     assert quickest(geometry_of((64, 48, 17, 17), (48, 48, 7, 7))) is fourier.Fourier
     assert quickest(geometry_of((64, 1, 42, 42), (48, 1, 9, 9))) is lowering.Rows

@@ -23,12 +23,12 @@ from minist.training import (
     MicroBatches,
     Run,
     Settings,
-    evaluation,
     evaluation_step,
     load_trained,
     loop,
     training_step,
 )
+from minist.training import settings as settings_module
 
 
 @pytest.fixture(params=["strict", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -382,8 +382,7 @@ class FewDigits(datasets.MNIST):
 
 
 def test_the_command_from_start_to_picture(device, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(loop, "MNIST", FewDigits)
-    monkeypatch.setattr(evaluation, "MNIST", FewDigits)
+    monkeypatch.setattr(settings_module, "MNIST", FewDigits)
     out = tmp_path / "run"
     tiny = ["--limit", "64", "--epochs", "1", "--filters", "4", "--device", "cuda"]
     assert cli.main(["train", *tiny, "--out", str(out)]) == 0

@@ -73,6 +73,15 @@ def test_no_input_is_changed(leaf):
     assert x.grad is None
 
 
+def test_nothing_is_left_in_what_the_function_closes_over(leaf):
+    x, inside = leaf(2, 3), leaf(3)
+    inside.grad = before = np.ones(3)
+    gradcheck(lambda x: x * inside, x)
+    assert x.grad is None
+    assert inside.grad is before
+    assert before.tolist() == [1, 1, 1]
+
+
 def test_float32_is_refused():
     # pytorch 4329
     with pytest.raises(TypeError, match=r"input 0 is float32; .* drown in its rounding"):

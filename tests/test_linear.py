@@ -60,6 +60,13 @@ def test_relu_of_what_is_not_a_number():
     np.testing.assert_array_equal(bias.grad, [0, 1, 0, 0])
 
 
+def test_with_relu_an_infinite_gradient_stops_where_the_slope_is_zero():
+    bias = Tensor(np.array([-1.0, 0.0, 4.0]), requires_grad=True)
+    y = F.linear(np.zeros((1, 1)), np.zeros((3, 1)), bias, relu=True)
+    (gradient,) = minist.grad(y, [bias], [[np.inf, -np.inf, np.inf]])
+    assert gradient.tolist() == [0, 0, np.inf]
+
+
 def test_layout(rng, layout):
     arrays = rng.normal(size=(4, 6)), rng.normal(size=(5, 6)), rng.normal(size=5)
     plain = [Tensor(x, requires_grad=True) for x in arrays]

@@ -196,6 +196,34 @@ def test_the_state_of_another_optimiser_is_refused_and_changes_nothing(state, fa
     assert optimiser.state_dict() == {"steps": [0, 0, 0], "lr": [0.3], "arrays": {}}
 
 
+def adam():
+    optimiser = optim.Adam(parameters())
+    train(optimiser, range(2))
+    return optimiser
+
+
+def test_the_order_of_a_states_arrays_does_not_matter():
+    straight, resumed = adam(), optim.Adam(parameters())
+    state = straight.state_dict()
+    backwards = dict(reversed(state["arrays"].items()))
+    resumed.load_state_dict({**state, "arrays": backwards})
+    assert [list(parts) for parts in resumed.state.values()] == [["m", "v"]] * 3
+    for p, q in zip(resumed.parameters(), straight.parameters(), strict=True):
+        p.data[...] = q.data
+    train(straight, range(2, 4))
+    train(resumed, range(2, 4))
+    for p, q in zip(resumed.parameters(), straight.parameters(), strict=True):
+        np.testing.assert_array_equal(p.data, q.data)
+
+
+def test_a_state_with_a_part_missing_is_refused_and_changes_nothing():
+    state, optimiser = adam().state_dict(), optim.Adam(parameters())
+    del state["arrays"]["1.v"]
+    with pytest.raises(ValueError, match=r"^Adam: the state's 1\.v is missing$"):
+        optimiser.load_state_dict(state)
+    assert optimiser.state_dict()["arrays"] == {}
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 

@@ -61,6 +61,16 @@ def test_parity_with_torch(assert_same_as_torch, rng, name, shape, window):
     )
 
 
+def test_an_infinite_gradient_of_the_largest_is_torchs(assert_same_as_torch, rng):
+    torch = pytest.importorskip("torch")
+    with np.errstate(divide="ignore"):
+        assert_same_as_torch(
+            lambda x: F.sqrt(F.max_pool2d(x, 2)),
+            lambda x: torch.sqrt(torch.nn.functional.max_pool2d(x, 2)),
+            rng.integers(0, 2, (2, 3, 6, 4)),
+        )
+
+
 SIZES = [((2, 3, 6, 4), (3, 2)), ((2, 1, 5, 7), (3, 4)), ((1, 1, 2, 3), (4, 5)), ((2, 2, 3, 3), 1)]
 SIZES += [((1, 1, 1, 1), 1), ((0, 2, 4, 5), 2), ((2, 2, 4, 5), (4, 5))]
 
@@ -149,6 +159,15 @@ def test_windows_that_overlap_hand_all_they_have_to_their_tie():
     assert x.grad.tolist() == [[[[1, 1, 1, 0]]]]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_infinite_gradient_stops_where_the_slope_is_zero(stride, dtype):
+    x = Tensor(np.array([[[[1, 2, 0, 3], [0, 0, 0, 0]]]], dtype), requires_grad=True)
+    y = F.max_pool2d(x, 2, stride)
+    y.backward(np.full(y.shape, np.inf))
+    assert x.grad.tolist() == [[[[0, np.inf, 0, np.inf], [0, 0, 0, 0]]]]
+
+
 @given(
     h=st.integers(1, 6),
     w=st.integers(1, 6),
@@ -201,6 +220,14 @@ def test_the_average_of_a_constant_is_the_constant(h, w, k, s):
         F.adaptive_avg_pool2d(x, (k, s)),
     ):
         np.testing.assert_allclose(y.numpy(), 3.0, rtol=1e-14)
+
+
+def test_a_pixel_that_is_no_number_is_felt_in_its_image_alone():
+    x = np.ones((2, 1, 6, 6))
+    x[0, 0, 0, 0] = np.nan
+    y = F.adaptive_avg_pool2d(x, 3).numpy()
+    assert np.isnan(y[0]).all()
+    assert np.isfinite(y[1]).all()
 
 
 def test_the_padding_of_a_maximum_is_below_everything():

@@ -11,5 +11,5 @@ extern "C" __global__ void bias_relu(const real *x, const real *bias, real *y, i
 
 extern "C" __global__ void relu_backward(const real *grad, const real *y, real *grad_x,
                                          integer count) {
-    FOR_EACH(i, count) grad_x[i] = grad[i] * (y[i] > 0);
+    FOR_EACH(i, count) grad_x[i] = y[i] > 0 ? grad[i] : 0;
 }

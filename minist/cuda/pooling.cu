@@ -61,7 +61,7 @@ extern "C" __global__ void max_pool_backward(const real *grad, const unsigned sh
                 if (h < 0 || w < 0 || h % p.stride[0] || w % p.stride[1]) continue;
                 out.h = h / p.stride[0], out.w = w / p.stride[1];
                 if (out.h < p.size_out[0] && out.w < p.size_out[1])
-                    sum += grad[offset(out, p.y)] * (chosen[offset(out, p.chosen)] == k);
+                    sum += chosen[offset(out, p.chosen)] == k ? grad[offset(out, p.y)] : 0;
             }
         grad_x[offset(in, p.x)] = sum;
     }

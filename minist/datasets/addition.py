@@ -10,7 +10,7 @@ from .distortions import distort
 
 
 def sums(digits: Images, rng: np.random.Generator) -> Images:
-    """Each digit beside another of these, and what the two add up to.
+    """Each digit beside one of these, at times itself, and what the two add up to.
 
     Every digit is distorted once and comes twice, in one pair as the first and in another as the
     second, so there are as many pairs as digits. Pairs are drawn anew whenever they are made.

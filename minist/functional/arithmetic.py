@@ -14,7 +14,7 @@ import numpy as np
 
 from ..autograd import Function, Tensor, tensor
 from ..backend import Array, array_module
-from .dtypes import promoted
+from .dtypes import only, promoted
 from .reductions import max_, mean, sum_
 from .shapes import Index, astype, permute, reshape, to, transpose
 
@@ -97,7 +97,8 @@ class Divide(Elementwise):
 class Power(Elementwise):
     """y = a^b;  dL/da = g b a^(b-1), dL/db = g y log(a).
 
-    The derivative in b is taken as 0 where a is 0 (the limit for b > 0), and is NaN where a < 0.
+    Where a is 0, the derivative in b is 0 for b >= 0 (the limit for b > 0) and NaN for b < 0. It is
+    NaN where a < 0.
     """
 
     def forward(self, a: Array, b: Array) -> Array:
@@ -198,8 +199,8 @@ class Clip(Function):
     def forward(self, x: Array, low: float | None, high: float | None) -> Array:
         if low is None and high is None:
             raise ValueError("clip needs a lower or an upper bound")
-        # Python floats: a NumPy scalar would bring its own dtype.
-        low, high = (None if bound is None else float(bound) for bound in (low, high))
+        # Python's numbers: a NumPy scalar would bring its own dtype.
+        low, high = (b.item() if hasattr(b, "item") else b for b in (low, high))
         self.inside = array_module(x).ones(x.shape, dtype=bool)
         if low is not None:
             self.inside &= x >= low
@@ -208,7 +209,7 @@ class Clip(Function):
         return array_module(x).clip(x, low, high)
 
     def backward(self, grad: Array) -> Array:
-        return grad * self.inside
+        return only(grad, self.inside)
 
 
 class MatMul(Binary):
@@ -265,7 +266,7 @@ def abs_(x: Any) -> Tensor:
 def clip(x: Any, low: float | None = None, high: float | None = None) -> Tensor:
     """Each element, or the bound it exceeds, `low` or `high`; no gradient beyond a bound.
 
-    Raises ValueError if both bounds are None.
+    Integers stay integers between bounds that are. Raises ValueError if both bounds are None.
     """
     return Clip.apply(x, low=low, high=high)
 

@@ -25,6 +25,7 @@ from ..autograd import Function, Tensor
 from ..backend import Array, array_module
 from ..cuda.lowering import Columns
 from . import fourier, lowering
+from .dtypes import check_floating
 
 Pair = int | tuple[int, int]
 
@@ -68,6 +69,7 @@ class Conv2d(Function):
         groups: int,
     ) -> Array:
         check_images(x)
+        check_floating(weight, "weight")
         n, c, h, w = x.shape
         if weight.ndim != 4 or 0 in weight.shape:
             raise ValueError(f"weight must be (F, C, kh, kw), not {weight.shape}")
@@ -89,6 +91,8 @@ class Conv2d(Function):
             for sizes in zip((h, w), kernel, stride, padding, dilation, strict=True)
         )
         geometry = Geometry(n, c, padded_size, f, tuple(kernel), size_out, stride, dilation, groups)
+        # The ways make what they multiply x with in the weight's precision.
+        weight = weight.astype(array_module(x).result_type(x, weight), copy=False)
         way = Columns if cuda.usable(x, weight) else quickest(geometry)
         self.way = way(geometry, weight, self.needs_grad[:2])
         y = self.way.forward(pad(x.transpose(1, 2, 3, 0), padding))
@@ -173,6 +177,10 @@ def conv2d(
 ) -> Tensor:
     """Convolve images with filters.
 
+    The Fourier way mixes all pixels of an image: one that is infinite or not a number may be felt
+    in all of it, not only where the kernel reaches, and one very much larger than the others costs
+    them digits.
+
     Parameters
     ----------
     x : (N, C, H, W)
@@ -192,7 +200,7 @@ def conv2d(
     ValueError
         If sizes do not fit, or the kernel is larger than the padded image.
     TypeError
-        If the images are not floating.
+        If the images or the filters are not floating.
     """
     return Conv2d.apply(
         x,

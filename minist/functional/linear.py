@@ -8,7 +8,7 @@ from ..autograd import Function, Tensor
 from ..backend import Array
 from ..cuda.blas import matmul
 from .activation import positive_part
-from .dtypes import check_floating
+from .dtypes import check_floating, only
 
 
 class Linear(Function):
@@ -61,7 +61,7 @@ class LinearReLU(Linear):
         return positive_part(y, out=y)
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
-        return super().backward(grad * self.positive)
+        return super().backward(only(grad, self.positive))
 
 
 def linear(x: Any, weight: Any, bias: Any = None, relu: bool = False) -> Tensor:

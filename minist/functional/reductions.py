@@ -10,6 +10,7 @@ import numpy as np
 
 from ..autograd import Function, Tensor
 from ..backend import Array, array_module
+from .dtypes import only
 
 Axis = int | Sequence[int] | None
 
@@ -63,7 +64,7 @@ class Max(Function):
         return x.max(axis=axis, keepdims=keepdims)
 
     def backward(self, grad: Array) -> Array:
-        flat = grad.reshape(*self.is_first.shape[:-1], 1) * self.is_first
+        flat = only(grad.reshape(*self.is_first.shape[:-1], 1), self.is_first)
         return array_module(grad).moveaxis(flat.reshape(self.moved_shape), self.last, self.axes)
 
 

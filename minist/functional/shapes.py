@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from math import prod
 from types import EllipsisType
 from typing import Any
@@ -139,17 +139,17 @@ def transpose(x: Any, *axes: Any) -> Tensor:
 permute = transpose  # PyTorch's name
 
 
-def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
+def concatenate(tensors: Iterable[Any], axis: int = 0) -> Tensor:
     """Tensors joined along an axis that they have.
 
     Raises ValueError if their shapes differ along another, or there is none to join.
     """
-    return Concatenate.apply(*promoted(tensors), axis=axis)
+    return Concatenate.apply(*promoted(list(tensors)), axis=axis)
 
 
-def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
+def stack(tensors: Iterable[Any], axis: int = 0) -> Tensor:
     """Tensors of one shape joined along a new axis. Raises ValueError if shapes differ."""
-    return Stack.apply(*promoted(tensors), axis=axis)
+    return Stack.apply(*promoted(list(tensors)), axis=axis)
 
 
 def astype(x: Any, dtype: Any) -> Tensor:
