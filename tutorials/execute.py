@@ -1,6 +1,7 @@
 """Run tutorials and store their outputs: `python tutorials/execute.py [NOTEBOOK ...]`, or all.
 
-Needs what `pip install -e '.[notebooks]'` brings, and runs on the minist of this checkout. Nothing
+Needs what `pip install -e '.[notebooks]'` brings, without ipywidgets, whose sliders cannot be
+stored, and runs on the minist of this checkout. Nothing
 is stored of a notebook that raises or warns. With the outputs goes a hash of the code that made
 them, so that a test can tell when someone has changed one and not run it again.
 """
@@ -29,7 +30,7 @@ def execute(notebook: nbformat.NotebookNode) -> None:
     """Run a notebook from top to bottom in a kernel of its own, and keep its outputs in it.
 
     Raises CellExecutionError for an error or a warning in a cell, RuntimeError for other words on
-    standard error.
+    standard error, or for a slider.
     """
     # A kernel's own shutdown gives a PendingDeprecationWarning.
     os.environ["PYTHONWARNINGS"] = "error,ignore::PendingDeprecationWarning"
@@ -43,6 +44,8 @@ def execute(notebook: nbformat.NotebookNode) -> None:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 raise RuntimeError(f"cell {cell.id} wrote to standard error: {output.text}")
+            if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+                raise RuntimeError(f"cell {cell.id} shows sliders: pip uninstall ipywidgets")
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
