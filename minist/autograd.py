@@ -124,7 +124,7 @@ class Tensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self.requires_grad:
-            raise TypeError("NumPy would lose the gradient: use minist.functional, or x.detach()")
+            raise TypeError("NumPy knows no gradients: use F.stack and the like, or x.detach()")
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def item(self) -> float:

@@ -121,6 +121,17 @@ def beside(value: Any, array: Array) -> Array:
     return own.astype(array.dtype) if array.dtype.kind in ("f", own.dtype.kind) else own
 
 
+def masked(x: Array, mask: Array, out: Array | None = None) -> Array:
+    """x where `mask` is true, else 0, also of an infinite x, whose product with 0 is no number.
+
+    The bits of x, as a whole number, times 1 or 0: as quick as x * mask. NumPy's `where` takes
+    several times as long on large arrays.
+    """
+    bits = f"i{x.itemsize}"
+    out = None if out is None else out.view(bits)
+    return array_module(x).multiply(x.view(bits), mask, out=out).view(x.dtype)
+
+
 def add_at(target: Array, index: Array, values: Array) -> None:
     """target[index] += values for flat arrays, adding up where an index comes more than once."""
     array_module(target).add.at(target, index, values)

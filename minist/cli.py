@@ -296,14 +296,17 @@ def add_recipe(to: argparse.ArgumentParser) -> None:
         "--recipe",
         choices=RECIPES,
         help="the settings that are not given: fast, the defaults below, or paper, plain SGD at "
-        "0.01, divided by ten after each third of 150,000 steps of 256 images (default: fast)",
+        "0.01, divided by ten after each third of 150,000 steps of 256 images (default: fast, and "
+        "then not compared with what a run was begun with)",
     )
 
 
 def recipe_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that a recipe which was asked for consists of."""
+    """The settings that a recipe consists of, if it was asked for."""
+    if options.recipe is None:
+        return {}
     if options.recipe != "fast":
-        return RECIPES.get(options.recipe, {})
+        return RECIPES[options.recipe]
     defaults = {setting.name: setting.default for setting in options.experiment.settings()}
     defaults |= options.defaults
     return {name: defaults[name] for name in RECIPES["paper"]}

@@ -147,7 +147,8 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If it is of another optimiser, of one with other groups or parameters, or incomplete.
+            If it is of another optimiser, of one with other groups or parameters, or has some of
+            the arrays of a parameter and not all.
         """
         every, name = self.parameters(), type(self).__name__
         if (found := len(state["lr"])) != (expected := len(self.groups)):

@@ -467,7 +467,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(half_done, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        RunError, match="No space left on device; --resume goes on from the last checkpoint"
+        RunError, match="No space left on device; resuming goes on from the last checkpoint"
     ):
         train(QUICK, half_done, resume=True)
     assert half_done.checkpoint.read_bytes() == kept

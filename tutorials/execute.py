@@ -1,9 +1,9 @@
 """Run tutorials and store their outputs: `python tutorials/execute.py [NOTEBOOK ...]`, or all.
 
 Needs what `pip install -e '.[notebooks]'` brings, without ipywidgets, whose sliders cannot be
-stored, and runs on the minist of this checkout. Nothing
-is stored of a notebook that raises or warns. With the outputs goes a hash of the code that made
-them, so that a test can tell when someone has changed one and not run it again.
+stored, and runs on the minist of this checkout. Nothing is stored of a notebook that raises or
+warns. With the outputs goes a hash of the code that made them, so that a test can tell when someone
+has changed one and not run it again.
 """
 
 from __future__ import annotations

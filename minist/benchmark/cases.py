@@ -83,7 +83,7 @@ def step(name: str, transformation: str | None, size: int, n: int, peers: list[s
 
 def inference(name: str, transformation: str | None, size: int, n: int, peers: list[str]) -> Case:
     images, _ = networks.batch(n, size)
-    model = networks.build(name, transformation, size).eval()
+    model = networks.build(name, transformation, size)
 
     def contestants() -> dict[str, Contestant]:
         found = own.inference(model, images)

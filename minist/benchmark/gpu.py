@@ -171,7 +171,7 @@ def inference(
     name: str, transformation: str | None, size: int, n: int, torch: bool, device: str
 ) -> Case:
     images, _ = networks.batch(n, size)
-    model = networks.build(name, transformation, size)
+    model = networks.build(name, transformation, size).eval()
 
     def steps() -> dict[str, Step]:
         found = theirs(device).inference(model, images) if torch else {}

@@ -169,7 +169,7 @@ class Table(Jobs):
 
     @property
     def page(self) -> Path:
-        return self.results.parent.parent / "addition.md"
+        return self.results.resolve().parent.parent / "addition.md"
 
     @property
     def picture(self) -> Path:

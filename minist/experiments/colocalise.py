@@ -74,7 +74,7 @@ class Study(Results):
 
     @property
     def page(self) -> Path:
-        return self.results.parent.parent / "colocalise.md"
+        return self.results.resolve().parent.parent / "colocalise.md"
 
     def result_file(self, job: Colocalisation) -> Path:
         return self.results / f"{job.name}.json"

@@ -90,7 +90,7 @@ class Jobs(Results):
     def unfinished(
         self, chosen: Iterable[Experiment], asked: Mapping[str, Any]
     ) -> list[Experiment]:
-        """Those without a result yet, where the digits of each are decided upon.
+        """Those without a result yet, with their folder of digits as a whole path.
 
         Raises RunError where a result or a run was made with other settings than those asked for.
         """
@@ -98,8 +98,10 @@ class Jobs(Results):
         for job in chosen:
             if not self.finished(job, asked):
                 run = Run(self.folder(job))
-                begun = run.settings_as_begun(asked, self.kind) if run.exists() else None
-                left.append(begun or replace(job, data=data_folder(job.data)))
+                if run.exists():
+                    left.append(run.settings_as_begun(asked, self.kind))
+                else:
+                    left.append(replace(job, data=data_folder(job.data)))
         return left
 
     def run(

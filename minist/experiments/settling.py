@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from .. import plotting
@@ -44,7 +45,7 @@ def film(
     ValueError
         If the network has no transformer.
     """
-    settings = settled(settings, data_folder(settings.data))
+    settings = settled(replace(settings, data=data_folder(settings.data)))
     training_set, _ = load_training_set(settings)
     whole = settings.epochs * -(-len(training_set.labels) // settings.batch_size)
     model = (state := State.start(settings, whole)).model

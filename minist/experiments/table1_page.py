@@ -213,8 +213,8 @@ minist table1 --scheduler tcp://HOST:8786 --runs /shared/runs   # and here again
 ```
 
 Any of it may be stopped or killed; the same command goes on from the last checkpoints. A job with \
-a file of results is not run again, and in a clone all have one: `--results my/results` trains \
-them afresh.
+a file of results is not run again; in a clone of minist those of this page are there, and \
+`--results my/results` trains them afresh.
 
 ## The digits
 
@@ -233,9 +233,7 @@ The paper trained each network for 150,000 steps of 256 images, 38 million image
 
 Epochs, the rate of the localisation net (as a multiple), weight decay and label smoothing of each \
 network stand in the table below. What differs from the defaults, 40 epochs, 2, 2e-4 and 0.2, was \
-asked for: `--epochs 60` of ST-FCN on TC, `--weight-decay 2e-5` of CNN and ST-CNN on RTS, \
-`--localisation-lr 1` of ST-FCN on R, RTS and TC. The cells without smoothing, all of P and E and \
-three of TC, are from an earlier state of the recipe.
+asked for, or is from an earlier state of the recipe, as [recipes.md](recipes.md) says of each cell.
 
 The recipe was chosen on 10,000 training \
 digits held back, never on the test digits, and [recipes.md](recipes.md) tells what each change \

@@ -3,6 +3,7 @@ found by a 3-D affine transformer and read as a picture, from class labels alone
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -48,6 +49,10 @@ class Volume(Experiment):
 
     # The training
     epochs: int = setting(12, "passes over the digits, each time as other solids", least=1)
+
+    @classmethod
+    def going_on(cls, folder: str | os.PathLike) -> str:
+        return f"minist volume --resume --out {folder}"
 
     def build(self) -> nn.Module:
         return volume.build(self.model, self.size, self.filters, self.slices, thickness(self.size))

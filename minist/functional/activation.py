@@ -11,9 +11,9 @@ import numpy as np
 
 from .. import cuda
 from ..autograd import Function, Tensor
-from ..backend import Array, array_module
+from ..backend import Array, array_module, masked
 from ..cuda import activation as on_card
-from .dtypes import check_floating, only
+from .dtypes import check_floating
 
 
 class ReLU(Function):
@@ -26,7 +26,7 @@ class ReLU(Function):
         return positive_part(x)
 
     def backward(self, grad: Array) -> Array:
-        return only(grad, self.positive)
+        return masked(grad, self.positive)
 
 
 def positive_part(x: Array, out: Array | None = None) -> Array:
@@ -55,7 +55,7 @@ class BiasReLU(Function):
         return self.y
 
     def backward(self, grad: Array) -> tuple[Array, Array]:
-        grad = on_card.relu_backward(grad, self.y) if self.on_card else only(grad, self.y > 0)
+        grad = on_card.relu_backward(grad, self.y) if self.on_card else masked(grad, self.y > 0)
         return grad, grad.sum(axis=self.axes)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Function, Tensor, tensor
-from ..backend import Array, array_module
-from .dtypes import only, promoted
+from ..backend import Array, array_module, masked
+from .dtypes import promoted
 from .reductions import max_, mean, sum_
 from .shapes import Index, astype, permute, reshape, to, transpose
 
@@ -209,7 +209,7 @@ class Clip(Function):
         return array_module(x).clip(x, low, high)
 
     def backward(self, grad: Array) -> Array:
-        return only(grad, self.inside)
+        return masked(grad, self.inside)
 
 
 class MatMul(Binary):

@@ -91,7 +91,7 @@ class Conv2d(Function):
             for sizes in zip((h, w), kernel, stride, padding, dilation, strict=True)
         )
         geometry = Geometry(n, c, padded_size, f, tuple(kernel), size_out, stride, dilation, groups)
-        # The ways make what they multiply x with in the weight's precision.
+        # In the wider type of the two: each way builds its matrices in the weight's.
         weight = weight.astype(array_module(x).result_type(x, weight), copy=False)
         way = Columns if cuda.usable(x, weight) else quickest(geometry)
         self.way = way(geometry, weight, self.needs_grad[:2])

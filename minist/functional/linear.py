@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..autograd import Function, Tensor
-from ..backend import Array
+from ..backend import Array, masked
 from ..cuda.blas import matmul
 from .activation import positive_part
-from .dtypes import check_floating, only
+from .dtypes import check_floating
 
 
 class Linear(Function):
@@ -61,7 +61,7 @@ class LinearReLU(Linear):
         return positive_part(y, out=y)
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
-        return super().backward(only(grad, self.positive))
+        return super().backward(masked(grad, self.positive))
 
 
 def linear(x: Any, weight: Any, bias: Any = None, relu: bool = False) -> Tensor:

@@ -14,10 +14,9 @@ import numpy as np
 
 from .. import cuda
 from ..autograd import Function, Tensor
-from ..backend import Array, array_module
+from ..backend import Array, array_module, masked
 from ..cuda import pooling as on_card
 from .convolution import Pair, check_images, pair
-from .dtypes import only
 from .lowering import strided
 
 
@@ -112,11 +111,11 @@ class MaxPool2d(Pool):
         if self.kernel == self.stride and self.padded_shape[2:] == (h, w):  # each pixel once
             grad_x = xp.empty_like(grad, shape=self.padded_shape)
             for chosen, view in zip(self.chosen, self.views(grad_x), strict=True):
-                only(grad, chosen, out=view)
+                masked(grad, chosen, out=view)
         else:
             grad_x = xp.zeros_like(grad, shape=self.padded_shape)
             for chosen, view in zip(self.chosen, self.views(grad_x), strict=True):
-                view += only(grad, chosen)
+                view += masked(grad, chosen)
         return self.crop(grad_x)
 
 
@@ -270,7 +269,7 @@ def adaptive_avg_pool2d(x: Any, size: Pair) -> Tensor:
     the smallest that cover the image.
 
     Taken as a product of matrices, 0 outside a window: a pixel that is infinite or not a number is
-    felt in all of its image, not in its own windows alone.
+    felt in all of its channel, not in its own windows alone.
     """
     return AdaptiveAvgPool2d.apply(x, size=pair(size, "adaptive_avg_pool2d: size"))
 

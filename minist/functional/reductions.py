@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import Function, Tensor
-from ..backend import Array, array_module
-from .dtypes import only
+from ..backend import Array, array_module, masked
 
 Axis = int | Sequence[int] | None
 
@@ -64,7 +63,7 @@ class Max(Function):
         return x.max(axis=axis, keepdims=keepdims)
 
     def backward(self, grad: Array) -> Array:
-        flat = only(grad.reshape(*self.is_first.shape[:-1], 1), self.is_first)
+        flat = masked(grad.reshape(*self.is_first.shape[:-1], 1), self.is_first)
         return array_module(grad).moveaxis(flat.reshape(self.moved_shape), self.last, self.axes)
 
 

@@ -254,7 +254,7 @@ def layers(model: nn.Module, in_shape: tuple[int, ...]) -> list[Layer]:
     A transformer stands in one line, behind its localisation net, for its grid and sampler.
     """
     found: list[Layer] = []
-    model = copy.deepcopy(model).to("cpu").eval()  # which draws no random numbers
+    model = copy.deepcopy(model).to("cpu").eval()  # dropout would draw random numbers
 
     def note(name: str, module: nn.Module, forward: Callable) -> Callable:
         own = 0 if module.children() else sum(p.size for p in module.parameters())
@@ -264,7 +264,7 @@ def layers(model: nn.Module, in_shape: tuple[int, ...]) -> list[Layer]:
             kind = repr(module)
             if isinstance(module, SpatialTransformer):
                 kind = f"{module.transformation!r}, {module.mode} sampler"
-            one = output[0] if isinstance(output, list) else output  # of k transformers, all alike
+            one = output[0] if isinstance(output, list) else output  # k transformers give k alike
             found.append(Layer(name, kind, one.shape[1:], own))
             return output
 

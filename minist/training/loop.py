@@ -77,7 +77,7 @@ def train(
             f"{run.folder} holds a run; --resume goes on with it (resume=True), or choose an --out"
         )
     data = run.settings().data if run.exists() else data_folder(settings.data)
-    settings = settled(settings, data)
+    settings = settled(replace(settings, data=data))
     training_set, held_out_set = load_training_set(settings)
     steps_an_epoch = math.ceil(len(training_set.labels) / settings.batch_size)
     steps, images = settings.epochs * steps_an_epoch, settings.epochs * len(training_set.labels)
@@ -305,8 +305,8 @@ def show(bar: tqdm, line: dict[str, float]) -> None:
     )
 
 
-def settled(settings: Experiment, data: str | None) -> Experiment:
-    """The settings with all decided that is left open: the digits' folder and the micro-batch."""
+def settled(settings: Experiment) -> Experiment:
+    """The settings with a micro-batch, where none was asked for."""
     size = settings.micro_batch
     if size is None and settings.device == "cuda":
         size = settings.batch_size
@@ -314,7 +314,7 @@ def settled(settings: Experiment, data: str | None) -> Experiment:
         digit = Images(np.zeros((1, 1, 28, 28), np.uint8), np.zeros(1, np.uint8))
         example = settings.examples(digit, np.random.default_rng(0)).images
         size = micro_batch_size(settings.network(), example.shape[1:], settings.batch_size)
-    return replace(settings, micro_batch=size, data=data)
+    return replace(settings, micro_batch=size)
 
 
 def load_training_set(settings: Experiment) -> tuple[Images, list[Images]]:

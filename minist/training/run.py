@@ -33,7 +33,7 @@ except ImportError:  # Windows
     fcntl = None
 
 
-RESUME = "; --resume goes on from the last checkpoint"
+RESUME = "; resuming goes on from the last checkpoint"
 
 
 class RunError(Exception):
@@ -147,7 +147,7 @@ class Run:
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write config.json, in a new folder if need be: what is asked for, before all else."""
         scratch = self.config.with_suffix(".tmp")
-        with explained(self.config, RESUME):
+        with explained(self.config):
             self.folder.mkdir(parents=True, exist_ok=True)
             scratch.write_text(json.dumps(settings, indent=2) + "\n")
             os.replace(scratch, self.config)

@@ -114,7 +114,7 @@ class Experiment(SettingsBlock):
     command: ClassVar[str]  # of the command line; tells in config.json which experiment it is
     kinds: ClassVar[dict[str, type[Experiment]]] = {}  # all that have been imported, by command
     at_once: ClassVar[int] = 1000  # how many digits are made into examples at once for testing
-    classes: ClassVar[int] = 10  # of digits, at most: labels are 0 to 9
+    classes: ClassVar[int] = 10  # labels are 0 to classes - 1
 
     # The data
     data: str | None = setting(None, "folder of other IDX files; by default the MNIST inside")
@@ -201,8 +201,8 @@ class Experiment(SettingsBlock):
 
     @classmethod
     def going_on(cls, folder: str | os.PathLike) -> str:
-        """How to go on with the run in a folder: what to type."""
-        return f"minist {cls.command} --resume --out {folder}"
+        """How to go on with the run in a folder."""
+        return f"train(settings, {str(folder)!r}, resume=True)"
 
     def __init_subclass__(cls) -> None:
         if "command" not in vars(cls):
@@ -286,6 +286,10 @@ class Settings(Experiment):
         "cluttered",
         DISTORTIONS,
     )
+
+    @classmethod
+    def going_on(cls, folder: str | os.PathLike) -> str:
+        return f"minist train --resume --out {folder}"
 
     def build(self) -> nn.Module:
         return models.build(
