@@ -100,10 +100,23 @@ def test_a_pixel_that_is_no_number_is_felt_in_its_image_alone(rng):
     assert np.isfinite(y[1:]).all()
 
 
-def test_the_number_of_multiplications_decides():
-    assert quickest(geometry_of((64, 48, 17, 17), (48, 48, 7, 7))) is fourier.Fourier
-    assert quickest(geometry_of((64, 1, 42, 42), (48, 1, 9, 9))) is lowering.Rows
-    assert quickest(geometry_of((64, 32, 28, 28), (32, 32, 3, 3))) is lowering.Rows
+@pytest.mark.parametrize(
+    ("images", "filters", "way"),
+    [
+        ((64, 48, 17, 17), (48, 48, 7, 7), fourier.Fourier),
+        ((64, 1, 42, 42), (48, 1, 9, 9), lowering.Rows),
+        ((64, 32, 28, 28), (32, 32, 3, 3), lowering.Rows),
+        ((64, 8, 84, 84), (8, 8, 9, 9), fourier.Fourier),  # fewer multiplications on rows
+        ((8, 32, 124, 124), (32, 32, 7, 7), fourier.Fourier),
+        ((1, 64, 84, 84), (64, 64, 9, 9), lowering.Rows),  # half as many by Fourier
+        ((0, 48, 17, 17), (48, 48, 7, 7), lowering.Rows),
+    ],
+)
+def test_multiplications_and_memory_decide(images, filters, way):
+    assert quickest(geometry_of(images, filters)) is way
+
+
+def test_a_stride_is_work_for_rows():
     assert quickest(geometry_of((64, 48, 17, 17), (48, 48, 7, 7), stride=2)) is lowering.Rows
 
 

@@ -7,8 +7,9 @@ A convolution (as the field says; a mathematician's cross-correlation) gives
 with stride s, dilation d and padding p. There are two ways to it: matrix products on shifted rows
 (`lowering.py`), which is quick for small kernels, few channels and anything with a stride, and
 the discrete Fourier transform (`fourier.py`), which needs a fraction of the multiplications for
-large kernels between many channels. The number of multiplications decides. (On a GPU it is one
-product with all windows written out, `cuda/lowering.py`.)
+large kernels between many channels. A count decides, of multiplications and of the numbers that
+pass through memory between them (`quickest`). (On a GPU it is one product with all windows written
+out, `cuda/lowering.py`.)
 
 Inside, arrays have the batch innermost in memory, (C, H, W, N), so that all copies and sums run
 over long stretches. Outputs and input gradients come back in that order, as a transposed view,
@@ -18,6 +19,7 @@ whatever the order of the input.
 from __future__ import annotations
 
 from numbers import Integral
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from .. import cuda
@@ -111,14 +113,19 @@ class Conv2d(Function):
 
 
 def quickest(geometry: Geometry) -> type[lowering.Rows] | type[fourier.Fourier]:
-    """The way with fewer multiplications; the Fourier transform must save a third of them.
-
-    Its products are many and small, and its transforms are work for the memory besides.
-    """
+    """The way that costs less; the Fourier transform has no stride, dilation or groups."""
     plain = geometry.stride == geometry.dilation == (1, 1) and geometry.groups == 1
-    if plain and 1.5 * fourier.operations(geometry) < lowering.operations(geometry):
+    if plain and cost(fourier, geometry) < cost(lowering, geometry):
         return fourier.Fourier
     return lowering.Rows
+
+
+def cost(way: ModuleType, geometry: Geometry) -> float:
+    """In multiplications of a forward, for each image; a step has three times as many.
+
+    To write out a number and to read it again takes a core as long as thirty multiplications.
+    """
+    return way.operations(geometry) + 30 / 3 * way.traffic(geometry)
 
 
 def operations(geometry: Geometry) -> float:

@@ -29,6 +29,7 @@ backward is made of the same parts with their matrices transposed.
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,14 @@ def operations(g: Geometry) -> float:
     image = g.channels * (qh * h * w + qh * qw * w)
     output = g.filters * (qh * qw * w_out + qh * h_out * w_out)
     return kernel + image + g.filters * g.channels * qh * qw + output
+
+
+def traffic(g: Geometry) -> float:
+    """Numbers for each image that a step writes out and reads again: of x, y and both gradients at
+    all places; of the kernel, which is read anew for the gradient to x, and of its gradient.
+    """
+    kernel = 3 * g.filters * g.channels / max(g.images, 1)
+    return (2 * g.channels + 2 * g.filters + kernel) * prod(map(products, g.size_in))
 
 
 class Fourier:

@@ -38,6 +38,11 @@ def operations(g: Geometry) -> float:
     return g.filters * g.channels // g.groups * prod(g.kernel) * prod(g.size_out)
 
 
+def traffic(g: Geometry) -> float:
+    """Numbers for each image that a step writes out and reads again: all columns (`grad_rows`)."""
+    return g.channels * prod(g.kernel) * prod(g.size_out)
+
+
 class Rows:
     """Arrays are (C, H, W, N) and (F, C / groups, kh, kw).
 
