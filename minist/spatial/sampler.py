@@ -20,6 +20,7 @@ special: there is nothing left to check, pixel by pixel, and nothing can be read
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import product
 from math import prod
 from typing import Any
@@ -43,9 +44,10 @@ class Axis:
     """One axis of the points: which pixels each takes part in, with which weights.
 
     `x` (points) are normalised coordinates along an axis of `size` pixels. Each point's taps are
-    counted from its `pixel`; the first tap of pixel 0 is at `corner` in the padded image. `weights`
-    are k(x - pixel), for each tap; `derivatives` holds the same for dk/dx and dk/dPhi, as far as
-    they are wanted, and `inputs` the numbers of the inputs that they belong to.
+    counted from its `pixel`, which it is `t` beyond; the first tap of pixel 0 is at `corner` in the
+    padded image. `weights` are k(x - pixel), for each tap; `derivatives` holds the same for dk/dx
+    and dk/dPhi, as far as they are wanted, and `inputs` the numbers of the inputs that they belong
+    to.
     """
 
     def __init__(
@@ -74,18 +76,21 @@ class Axis:
             t = xp.maximum(t, -0.5)  # not beyond by rounding, where a box would be 0
         else:
             t *= t > slack  # at least -slack as it is
-        values = list(phi.values())
-        self.weights = kernel.weights(t, *values)
+        self.t, self.kernel, self.phi = t, kernel, list(phi.values())
         derivatives = {}
         if needs_grad[GRID]:
             scale = pixels_per_unit(size, align_corners)
             slope = scale if inside is None else inside * scale
-            derivatives[GRID] = [k * slope for k in kernel.slopes(t, *values)]
+            derivatives[GRID] = [k * slope for k in kernel.slopes(t, *self.phi)]
         if any(needs_grad[i] for i in phi):
-            derivatives |= dict(zip(phi, kernel.by_phi(t, *values), strict=True))
+            derivatives |= dict(zip(phi, kernel.by_phi(t, *self.phi), strict=True))
         self.inputs, self.derivatives = list(derivatives), list(derivatives.values())
         if kernel.normalised:
             self.weights, self.derivatives = normalise(self.weights, self.derivatives)
+
+    @cached_property
+    def weights(self) -> list[Array | float]:
+        return self.kernel.weights(self.t, *self.phi)
 
 
 def normalise(weights: list, derivatives: list[list]) -> tuple[list, list[list]]:
@@ -165,7 +170,8 @@ class GridSample(Function):
             place = place * size
             place += pixel
         images = inner[-1]
-        place = (place * images).reshape(self.points_shape)
+        place *= images
+        place = place.reshape(self.points_shape)
         corner = sum(axis.corner * step for axis, step in zip(self.axes, self.steps, strict=True))
         place += xp.arange(corner, corner + images, dtype=integer)
         return place.ravel()
@@ -260,7 +266,7 @@ class BilinearSample(GridSample):
 
     def interpolate(self, flat: Array, *first: int) -> list[Array]:
         along_y, along_x = self.axes
-        t_y, t_x = along_y.weights[1], along_x.weights[1]
+        t_y, t_x = along_y.t, along_x.t
 
         def row(offset: int) -> tuple[Array, Array]:
             """Along x: the value, and its derivative by t_x."""
@@ -284,7 +290,7 @@ class BilinearSample(GridSample):
 
     def taps(self, g: Array) -> Iterator[tuple[int, Array]]:
         step_y, step_x = self.steps
-        t_y, t_x = (axis.weights[1] for axis in self.axes)
+        t_y, t_x = (axis.t for axis in self.axes)
         down = g * t_y
         for offset, part in ((0, g - down), (step_y, down)):
             right = part * t_x
