@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 
@@ -231,6 +232,20 @@ def test_where_no_process_can_be_had(monkeypatch):
     assert ended(children[0])
     assert blas_threads() == before
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_no_library_warns_of_the_fork(monkeypatch, recwarn):
+    """JAX, once it has computed, has Python warn at each."""
+    fork = os.fork
+
+    def warned():
+        warnings.warn("os.fork() was called, and JAX is multithreaded", RuntimeWarning, 1)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", warned)
+    with processes(2) as micro_batches:
+        micro_batches.meet()
+    assert not recwarn.list
 
 
 def ended(pid):

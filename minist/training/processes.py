@@ -135,9 +135,10 @@ class Processes(MicroBatches):
         self.lines.append(ours)
         with ExitStack() as failed, warnings.catch_warnings():
             failed.callback(theirs.close)
-            # Python warns that locks which other threads hold stay locked in the child. It takes
-            # none of theirs: BLAS begins anew by itself, and only arrays are computed.
-            warnings.simplefilter("ignore", DeprecationWarning)
+            # Python, and JAX where it is loaded, warn that locks which other threads hold stay
+            # locked in the child. It takes none of theirs: BLAS begins anew by itself, and only
+            # arrays are computed.
+            warnings.simplefilter("ignore")
             child = os.fork()
             failed.pop_all()
         if child == 0:
