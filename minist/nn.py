@@ -108,7 +108,7 @@ class Sequential(Module):
             setattr(self, str(i), layer)
 
     def __iter__(self) -> Iterator[Module]:
-        return (child for _, child in self.children())
+        return (layer for layer in vars(self).values() if isinstance(layer, Module))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
