@@ -29,7 +29,7 @@ import numpy as np
 
 from .. import cuda
 from ..autograd import Function, Tensor
-from ..backend import Array, add_at, array_module, device_of
+from ..backend import Array, add_at, array_module, device_of, gathered
 from ..cuda.sampler import Sampler
 from ..functional.dtypes import check_floating
 from .antialias import Widened, footprint
@@ -186,7 +186,7 @@ class GridSample(Function):
         Those come in the order of the axes from i on, and only where they are wanted.
         """
         if i == len(self.axes):
-            return [flat[:, offset:].take(self.index, axis=1)]
+            return [gathered(flat[:, offset:], self.index)]
         axis, step = self.axes[i], self.steps[i]
         sums: list[Array] = []
         for k, weight in enumerate(axis.weights):
@@ -270,8 +270,8 @@ class BilinearSample(GridSample):
 
         def row(offset: int) -> tuple[Array, Array]:
             """Along x: the value, and its derivative by t_x."""
-            left = flat[:, offset:].take(self.index, axis=1)
-            difference = flat[:, offset + self.steps[1] :].take(self.index, axis=1)
+            left = gathered(flat[:, offset:], self.index)
+            difference = gathered(flat[:, offset + self.steps[1] :], self.index)
             difference -= left
             left += t_x * difference
             return left, difference
