@@ -137,10 +137,12 @@ def add_at(target: Array, index: Array, values: Array) -> None:
     array_module(target).add.at(target, index, values)
 
 
-def gathered(x: Array, index: Array) -> Array:
-    """x[:, index] for a flat index whose places are all inside x.
+def columns_at(x: Array, index: Array) -> Array:
+    """x[:, index] for a flat index, every place of which must be inside x: beyond it `take` would
+    silently begin anew at 0.
 
-    NumPy's `take` is told to count on beyond the end, which costs less than to raise an error.
+    That ("wrap") spares NumPy the check for an IndexError, a quarter of its time. CuPy's `take`
+    always wraps and has no `mode`.
     """
     return x.take(index, axis=1) if is_cupy(x) else x.take(index, axis=1, mode="wrap")
 

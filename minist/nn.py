@@ -108,6 +108,7 @@ class Sequential(Module):
             setattr(self, str(i), layer)
 
     def __iter__(self) -> Iterator[Module]:
+        # Not `children`, which looks into lists and dicts, too: that is felt with a single image.
         return (layer for layer in vars(self).values() if isinstance(layer, Module))
 
     def __len__(self) -> int:

@@ -20,11 +20,11 @@ def test_one_axis(rng, n):
         assert len(A) == len(B) == fourier.products(n)
 
 
-def geometry_of(images, filters, stride=1, groups=1):
+def geometry_of(images, filters):
     n, c, h, w = images
     f, _, kh, kw = filters
-    size_out = (h - kh) // stride + 1, (w - kw) // stride + 1
-    return Geometry(n, c, (h, w), f, (kh, kw), size_out, (stride, stride), (1, 1), groups)
+    size_out = h - kh + 1, w - kw + 1
+    return Geometry(n, c, (h, w), f, (kh, kw), size_out, (1, 1), (1, 1), 1)
 
 
 SIZES = {
@@ -104,20 +104,25 @@ def test_a_pixel_that_is_no_number_is_felt_in_its_image_alone(rng):
     ("images", "filters", "way"),
     [
         ((64, 48, 17, 17), (48, 48, 7, 7), fourier.Fourier),
+        ((8, 48, 17, 17), (48, 48, 7, 7), fourier.Fourier),
+        ((4, 48, 17, 17), (48, 48, 7, 7), lowering.Rows),  # too few to share the kernel's transform
         ((64, 1, 42, 42), (48, 1, 9, 9), lowering.Rows),
         ((64, 32, 28, 28), (32, 32, 3, 3), lowering.Rows),
         ((64, 8, 84, 84), (8, 8, 9, 9), fourier.Fourier),  # fewer multiplications on rows
-        ((8, 32, 124, 124), (32, 32, 7, 7), fourier.Fourier),
+        ((8, 32, 124, 124), (32, 32, 7, 7), fourier.Fourier),  # saves less than a third of them
         ((1, 64, 84, 84), (64, 64, 9, 9), lowering.Rows),  # half as many by Fourier
-        ((0, 48, 17, 17), (48, 48, 7, 7), lowering.Rows),
+        ((16, 20, 8, 8), (20, 20, 5, 5), lowering.Rows),  # and 0.7 times as many
+        ((0, 48, 17, 17), (48, 48, 7, 7), lowering.Rows),  # is no error
     ],
 )
 def test_multiplications_and_memory_decide(images, filters, way):
     assert quickest(geometry_of(images, filters)) is way
 
 
-def test_a_stride_is_work_for_rows():
-    assert quickest(geometry_of((64, 48, 17, 17), (48, 48, 7, 7), stride=2)) is lowering.Rows
+@pytest.mark.parametrize("option", [{"stride": (2, 1)}, {"dilation": (1, 2)}, {"groups": 2}])
+def test_a_stride_a_dilation_and_groups_are_work_for_rows(option):
+    plain = geometry_of((64, 48, 17, 17), (48, 48, 7, 7))
+    assert quickest(plain._replace(**option)) is lowering.Rows
 
 
 def test_layout(rng, layout):

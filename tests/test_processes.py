@@ -235,7 +235,7 @@ def test_where_no_process_can_be_had(monkeypatch):
 
 
 def test_no_library_warns_of_the_fork(monkeypatch, recwarn):
-    """JAX, once it has computed, has Python warn at each."""
+    """Once JAX has computed it warns at each fork, from a hook."""
     fork = os.fork
 
     def warned():

@@ -12,8 +12,7 @@ import numpy as np
 from .. import functional as F
 from .. import spatial
 from ..datasets import MNIST, distort
-from ..functional.convolution import Geometry
-from ..functional.convolution import operations as multiplications
+from ..functional.convolution import Geometry, quickest
 from ..models import TRANSFORMATIONS
 from . import networks, own
 from .contest import Contestant
@@ -188,7 +187,7 @@ def listed(n: int) -> Iterator[Operation]:
             lambda torch, *inputs: torch.nn.functional.conv2d(*inputs),
             ((None, c, size, size), (f, c, k, k), (f,)),
             (wanted, True, True),
-            multiplications(geometry),
+            quickest(geometry).operations(geometry),
         )
     for c, size in ((48, 20), (48, 34), (32, 52)):
         yield Operation(

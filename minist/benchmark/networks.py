@@ -12,8 +12,7 @@ import numpy as np
 from .. import functional as F
 from .. import nn
 from ..autograd import Function, Tensor
-from ..functional import convolution
-from ..functional.convolution import Conv2d
+from ..functional.convolution import Conv2d, quickest
 from ..functional.linear import Linear
 from ..models import CNN, FCN, TRANSFORMATIONS
 from ..spatial import LocalisationCNN, LocalisationFC, SpatialTransformer
@@ -45,11 +44,11 @@ def batch(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def work_of_step(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Floating operations and bytes that a training step cannot do without.
+    """Floating operations and bytes of a training step, for its floor.
 
-    The products of convolutions (in the way that needs fewer) and linear layers, forward and for
-    each gradient wanted; and every array between two operations, and its gradient, written once
-    and read once. Taken from the graph of one image.
+    The products of convolutions (in the way that is taken) and linear layers, those of a forward
+    again for each gradient wanted; and every array between two operations, and its gradient,
+    written once and read once. Taken from the graph of one image.
     """
     loss = F.cross_entropy(model(Tensor(images[:1])), labels[:1])
     flops = sum(products(n, len(images)) * (1 + sum(n.needs_grad[:2])) for n in nodes(loss))
@@ -62,5 +61,5 @@ def products(node: Function, batch_size: int) -> float:
         return 2.0 * node.weight.size
     if isinstance(node, Conv2d):
         geometry = node.way.geometry._replace(images=batch_size)
-        return 2.0 * convolution.operations(geometry)
+        return 2.0 * quickest(geometry).operations(geometry)
     return 0.0

@@ -5,11 +5,11 @@ A convolution (as the field says; a mathematician's cross-correlation) gives
     y[f, h, w] = b[f] + sum over c, i, j of  W[f, c, i, j] x[c, s h + d i - p, s w + d j - p]
 
 with stride s, dilation d and padding p. There are two ways to it: matrix products on shifted rows
-(`lowering.py`), which is quick for small kernels, few channels and anything with a stride, and
-the discrete Fourier transform (`fourier.py`), which needs a fraction of the multiplications for
-large kernels between many channels. A count decides, of multiplications and of the numbers that
-pass through memory between them (`quickest`). (On a GPU it is one product with all windows written
-out, `cuda/lowering.py`.)
+(`lowering.py`), which is quick for small kernels, few channels, few images and anything with a
+stride, and the discrete Fourier transform (`fourier.py`), which needs a fraction of the
+multiplications for large kernels between many channels. A count decides, of multiplications and of
+the numbers that are written out and read again between them (`quickest`). (On a GPU it is one
+product with all windows written out, `cuda/lowering.py`.)
 
 Inside, arrays have the batch innermost in memory, (C, H, W, N), so that all copies and sums run
 over long stretches. Outputs and input gradients come back in that order, as a transposed view,
@@ -19,7 +19,6 @@ whatever the order of the input.
 from __future__ import annotations
 
 from numbers import Integral
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from .. import cuda
@@ -113,25 +112,22 @@ class Conv2d(Function):
 
 
 def quickest(geometry: Geometry) -> type[lowering.Rows] | type[fourier.Fourier]:
-    """The way that costs less; the Fourier transform has no stride, dilation or groups."""
+    """The way that costs less; `Fourier` knows no stride, dilation or groups."""
     plain = geometry.stride == geometry.dilation == (1, 1) and geometry.groups == 1
-    if plain and cost(fourier, geometry) < cost(lowering, geometry):
+    if plain and cost(fourier.Fourier, geometry) < cost(lowering.Rows, geometry):
         return fourier.Fourier
     return lowering.Rows
 
 
-def cost(way: ModuleType, geometry: Geometry) -> float:
-    """In multiplications of a forward, for each image; a step has three times as many.
+def cost(way: type[lowering.Rows] | type[fourier.Fourier], geometry: Geometry) -> float:
+    """Of a training step, for each image, in multiplications: three times those of a forward, and
+    thirty for each number that is written out and read again.
 
-    To write out a number and to read it again takes a core as long as thirty multiplications.
+    A rule that fits measured times, no full account: by Fourier transform a step takes its
+    transforms only twice, but has more of memory than `traffic` counts. Inference is counted as a
+    step, too, so that a batch has the same answer in both.
     """
-    return way.operations(geometry) + 30 / 3 * way.traffic(geometry)
-
-
-def operations(geometry: Geometry) -> float:
-    """Multiplications for each image of a forward, in the way that is taken."""
-    way = fourier if quickest(geometry) is fourier.Fourier else lowering
-    return way.operations(geometry)
+    return 3 * way.operations(geometry) + 30 * way.traffic(geometry)
 
 
 def pad(x: Array, padding: tuple[int, int]) -> Array:

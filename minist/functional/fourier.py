@@ -70,24 +70,6 @@ def products(n: int) -> int:
     return 1 + 3 * (n // 2) if n % 2 else 3 * (n // 2) - 1
 
 
-def operations(g: Geometry) -> float:
-    """Multiplications for each image: of the three transforms and of the products."""
-    (h, w), (kh, kw), (h_out, w_out) = g.size_in, g.kernel, g.size_out
-    qh, qw = products(h), products(w)
-    kernel = g.filters * g.channels * (kh * kw * qw + kh * qw * qh) / max(g.images, 1)
-    image = g.channels * (qh * h * w + qh * qw * w)
-    output = g.filters * (qh * qw * w_out + qh * h_out * w_out)
-    return kernel + image + g.filters * g.channels * qh * qw + output
-
-
-def traffic(g: Geometry) -> float:
-    """Numbers for each image that a step writes out and reads again: of x, y and both gradients at
-    all places; of the kernel, which is read anew for the gradient to x, and of its gradient.
-    """
-    kernel = 3 * g.filters * g.channels / max(g.images, 1)
-    return (2 * g.channels + 2 * g.filters + kernel) * prod(map(products, g.size_in))
-
-
 class Fourier:
     """Without stride, dilation and groups. Arrays are (C, H, W, N) and (F, C, kh, kw).
 
@@ -106,6 +88,25 @@ class Fourier:
         f, c = weight.shape[:2]
         kernel = weight.transpose(2, 3, 0, 1).reshape(kh, kw, f * c)
         self.w = (a_h @ (a_w @ kernel).reshape(kh, -1)).reshape(len(a_h), len(a_w), f, c)
+
+    @staticmethod
+    def operations(g: Geometry) -> float:
+        """Multiplications of a forward, for each image: of the three transforms and of the
+        products. The images of a batch share the kernel's."""
+        (h, w), (kh, kw), (h_out, w_out) = g.size_in, g.kernel, g.size_out
+        qh, qw = products(h), products(w)
+        kernel = g.filters * g.channels * (kh * kw * qw + kh * qw * qh) / max(g.images, 1)
+        image = g.channels * (qh * h * w + qh * qw * w)
+        output = g.filters * (qh * qw * w_out + qh * h_out * w_out)
+        return kernel + image + g.filters * g.channels * qh * qw + output
+
+    @staticmethod
+    def traffic(g: Geometry) -> float:
+        """The most of what a step writes out and reads again, in numbers for each image: at each of
+        the Qh Qw places C of x and F of y, as many of their gradients; and F C of the kernel, which
+        is read twice and counts as two, and of its gradient."""
+        kernel = (2 + 1) * g.filters * g.channels / max(g.images, 1)
+        return (2 * g.channels + 2 * g.filters + kernel) * prod(map(products, g.size_in))
 
     def forward(self, x: Array) -> Array:
         x = into(self.B, x)

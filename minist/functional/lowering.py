@@ -33,16 +33,6 @@ if TYPE_CHECKING:
     from .convolution import Geometry
 
 
-def operations(g: Geometry) -> float:
-    """Multiplications for each image."""
-    return g.filters * g.channels // g.groups * prod(g.kernel) * prod(g.size_out)
-
-
-def traffic(g: Geometry) -> float:
-    """Numbers for each image that a step writes out and reads again: all columns (`grad_rows`)."""
-    return g.channels * prod(g.kernel) * prod(g.size_out)
-
-
 class Rows:
     """Arrays are (C, H, W, N) and (F, C / groups, kh, kw).
 
@@ -57,6 +47,17 @@ class Rows:
         self.weight2 = by_group.transpose(0, 1, 3, 4, 2).reshape(
             g.groups, 1, g.filters // g.groups, -1
         )
+
+    @staticmethod
+    def operations(g: Geometry) -> float:
+        """Multiplications of a forward, for each image."""
+        return g.filters * g.channels // g.groups * prod(g.kernel) * prod(g.size_out)
+
+    @staticmethod
+    def traffic(g: Geometry) -> float:
+        """Numbers for each image that a step writes out and reads again: all columns. (Forward
+        they are views; the backward makes them, those of a row at a time, `grad_rows`.)"""
+        return g.channels * prod(g.kernel) * prod(g.size_out)
 
     def forward(self, x: Array) -> Array:
         xp, g = array_module(x), self.geometry

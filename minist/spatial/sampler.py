@@ -29,7 +29,7 @@ import numpy as np
 
 from .. import cuda
 from ..autograd import Function, Tensor
-from ..backend import Array, add_at, array_module, device_of, gathered
+from ..backend import Array, add_at, array_module, columns_at, device_of
 from ..cuda.sampler import Sampler
 from ..functional.dtypes import check_floating
 from .antialias import Widened, footprint
@@ -43,11 +43,11 @@ GRID = 1  # its place among the inputs U, grid and Phi
 class Axis:
     """One axis of the points: which pixels each takes part in, with which weights.
 
-    `x` (points) are normalised coordinates along an axis of `size` pixels. Each point's taps are
-    counted from its `pixel`, which it is `t` beyond; the first tap of pixel 0 is at `corner` in the
-    padded image. `weights` are k(x - pixel), for each tap; `derivatives` holds the same for dk/dx
-    and dk/dPhi, as far as they are wanted, and `inputs` the numbers of the inputs that they belong
-    to.
+    `x` (points) are normalised coordinates along an axis of `size` pixels. In pixels a point is at
+    `pixel` + `t`, and its taps are counted from `pixel`; the first tap of pixel 0 is at `corner` in
+    the padded image. `weights` are k(x - pixel) for each tap, divided by their sum if the kernel is
+    to be normalised; `derivatives` holds the same for dk/dx and dk/dPhi, as far as they are wanted,
+    and `inputs` the numbers of the inputs that they belong to.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Axis:
         if kernel.normalised:
             self.weights, self.derivatives = normalise(self.weights, self.derivatives)
 
-    @cached_property
+    @cached_property  # made when they are first read: `BilinearSample` needs t alone
     def weights(self) -> list[Array | float]:
         return self.kernel.weights(self.t, *self.phi)
 
@@ -186,7 +186,7 @@ class GridSample(Function):
         Those come in the order of the axes from i on, and only where they are wanted.
         """
         if i == len(self.axes):
-            return [gathered(flat[:, offset:], self.index)]
+            return [columns_at(flat[:, offset:], self.index)]
         axis, step = self.axes[i], self.steps[i]
         sums: list[Array] = []
         for k, weight in enumerate(axis.weights):
@@ -270,8 +270,8 @@ class BilinearSample(GridSample):
 
         def row(offset: int) -> tuple[Array, Array]:
             """Along x: the value, and its derivative by t_x."""
-            left = gathered(flat[:, offset:], self.index)
-            difference = gathered(flat[:, offset + self.steps[1] :], self.index)
+            left = columns_at(flat[:, offset:], self.index)
+            difference = columns_at(flat[:, offset + self.steps[1] :], self.index)
             difference -= left
             left += t_x * difference
             return left, difference

@@ -135,10 +135,11 @@ class Processes(MicroBatches):
         self.lines.append(ours)
         with ExitStack() as failed, warnings.catch_warnings():
             failed.callback(theirs.close)
-            # Python, and JAX where it is loaded, warn that locks which other threads hold stay
-            # locked in the child. It takes none of theirs: BLAS begins anew by itself, and only
-            # arrays are computed.
-            warnings.simplefilter("ignore")
+            # Python (DeprecationWarning) and JAX, where it is loaded (RuntimeWarning), say that
+            # locks which other threads hold stay locked in the child. The child takes none of them:
+            # BLAS begins anew by itself, and only arrays are computed.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)
             child = os.fork()
             failed.pop_all()
         if child == 0:
