@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -238,6 +239,13 @@ class Conv2d(Biased):
     def product(self, x: Any, bias: Parameter | None = None) -> Tensor:
         return F.conv2d(x, self.weight, bias, **self.geometry)
 
+    def then_pool_and_relu(self, pool: MaxPool2d, x: Any) -> Tensor:
+        """ReLU of the largest, in each window, of what the layer makes of x. The bias comes after
+        the pooling, which leaves a quarter: max(y + b) = max(y) + b, to the bit."""
+        if self.bias is None:
+            return F.relu(pool(self.product(x)))
+        return F.bias_relu(pool(self.product(x)), self.bias)
+
     def extra_repr(self) -> str:
         f, c, kh, kw = self.weight.shape
         usual = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
@@ -415,17 +423,21 @@ class BatchNorm2d(BatchNorm1d):
 
 def fused(layers: Iterable[Module]) -> Iterator[Callable[[Any], Any]]:
     """What computes the layers, one after the other: of a layer with a ReLU behind it `then_relu`,
-    which does both, and may do them at once."""
+    which does both, and may do them at once; of a convolution with a max-pool and a ReLU behind it
+    `then_pool_and_relu`."""
     left = iter(layers)
-    layer = next(left, None)
+    layer, second = next(left, None), next(left, None)
     while layer is not None:
-        following = next(left, None)
-        if as_made(following, ReLU) and as_made(layer, Linear, Conv2d):
+        third = next(left, None)
+        if as_made(second, ReLU) and as_made(layer, Linear, Conv2d):
             yield layer.then_relu
-            following = next(left, None)
+            layer, second = third, next(left, None)
+        elif as_made(third, ReLU) and as_made(second, MaxPool2d) and as_made(layer, Conv2d):
+            yield partial(layer.then_pool_and_relu, second)
+            layer, second = next(left, None), next(left, None)
         else:
             yield layer
-        layer = following
+            layer, second = second, third
 
 
 def as_made(layer: Module | None, *kinds: type[Module]) -> bool:

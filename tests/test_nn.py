@@ -191,6 +191,37 @@ def test_sequential_computes_a_layer_and_its_relu_as_they_are(layer, relu):
         assert layer.seen is x
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("window", [(2,), (3, 2, 1), (2, 2, 0, True)])
+@pytest.mark.parametrize(
+    "tail",
+    [
+        (nn.ReLU(),),
+        (),
+        (nn.Tanh(),),
+        (with_a_forward_of_its_own(nn.ReLU(), lambda y: -y),),
+        (nn.ReLU(), nn.Conv2d(4, 2, 1), nn.MaxPool2d(1), nn.ReLU(), nn.Flatten()),
+    ],
+)
+def test_sequential_adds_the_bias_after_the_pooling(rng, window, bias, tail):
+    """As if it stood before: to the bit forward, and the same gradients."""
+    convolution, pool = nn.Conv2d(2, 4, 3, bias=bias), nn.MaxPool2d(*window)
+    if bias:
+        convolution.bias.data[...] = rng.normal(size=4)
+    net = nn.Sequential(convolution, pool, *tail)
+    x = Tensor(rng.normal(size=(3, 2, 9, 8)).astype(np.float32), requires_grad=True)
+    leaves = [x, *net.parameters()]
+    together = net(x)
+    apart = x
+    for layer in net:
+        apart = layer(apart)
+    np.testing.assert_array_equal(together.data, apart.data)
+    g = rng.normal(size=apart.shape).astype(np.float32)
+    gradients = zip(*[minist.grad(y, leaves, g) for y in (together, apart)], strict=True)
+    for one, other in gradients:
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("layer", [F.relu, [nn.ReLU()], None])
 def test_sequential_refuses_what_it_would_leave_out(layer):
     with pytest.raises(TypeError, match="layer 1 must be a Module"):

@@ -51,7 +51,8 @@ class BiasReLU(Function):
             self.y = on_card.bias_relu(x, bias)
         else:
             b = bias.reshape(-1, *[1] * (x.ndim - 2))
-            self.y = positive_part(x + b)
+            y = x + b
+            self.y = positive_part(y, out=y)
         return self.y
 
     def backward(self, grad: Array) -> tuple[Array, Array]:

@@ -107,8 +107,11 @@ class Conv2d(Function):
         if grad_x is not None:
             (h, w), (ph, pw) = self.size, self.padding
             grad_x = grad_x[:, ph : ph + h, pw : pw + w].transpose(3, 0, 1, 2)
-        grad_bias = grad.reshape(len(grad), -1).sum(axis=1) if self.needs_grad[2] else None
-        return grad_x, grad_weight, grad_bias
+        if not self.needs_grad[2]:
+            return grad_x, grad_weight, None
+        # Row upon row first: NumPy adds long stretches twice as quickly as it sums up one.
+        rows = grad.reshape(*grad.shape[:2], -1).sum(axis=1)
+        return grad_x, grad_weight, rows.sum(axis=1)
 
 
 def quickest(geometry: Geometry) -> type[lowering.Rows] | type[fourier.Fourier]:

@@ -132,8 +132,11 @@ class Rows:
         g = self.geometry
         x = array_module(rows).zeros((groups, c, height, g.size_in[1], n), dtype=rows.dtype)
         for j in range(kw):
-            columns = strided(j * g.dilation[1], w_out, g.stride[1])
-            x[:, :, :, columns] += rows[:, :, j].swapaxes(1, 2)
+            seen = x[:, :, :, strided(j * g.dilation[1], w_out, g.stride[1])]
+            if j == 0:  # there is nothing yet to add to
+                seen[...] = rows[:, :, j].swapaxes(1, 2)
+            else:
+                seen += rows[:, :, j].swapaxes(1, 2)
         return x.reshape(groups * c, *x.shape[2:])
 
 
