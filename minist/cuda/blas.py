@@ -36,8 +36,10 @@ def matmul(a: Array, b: Array) -> Array:
 
     Factors may be transposed views; other views are copied first. The result is in C order.
     """
+    if not is_cupy(a):
+        return np.matmul(a, b)
     xp = array_module(a)
-    if not is_cupy(a) or a.dtype != b.dtype or a.dtype.name not in ("float32", "float64"):
+    if a.dtype != b.dtype or a.dtype.name not in ("float32", "float64"):
         return xp.matmul(a, b)
     if a.shape[-1] != b.shape[-2] or len({len(x) for x in (a, b) if x.ndim == 3}) > 1:
         raise ValueError(f"matmul: {a.shape} and {b.shape} do not fit")

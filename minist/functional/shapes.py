@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import prod
+from contextlib import suppress
 from types import EllipsisType
 from typing import Any
 
@@ -20,12 +20,10 @@ class Reshape(Function):
 
     def forward(self, x: Array, shape: tuple[int, ...]) -> Array:
         self.shape = x.shape
-        named = [n for n in shape if n != -1]
-        rest = prod(named)
-        fits = x.size == rest if -1 not in shape else rest > 0 and x.size % rest == 0
-        if not fits or min(named, default=0) < 0 or len(named) < len(shape) - 1:
-            raise ValueError(f"{x.size} elements do not fill the shape {shape}")
-        return x.reshape(shape)
+        with suppress(ValueError):
+            if min(shape, default=0) >= -1:  # NumPy takes any negative size for -1
+                return x.reshape(shape)
+        raise ValueError(f"{x.size} elements do not fill the shape {shape}")
 
     def backward(self, grad: Array) -> Array:
         return grad.reshape(self.shape)

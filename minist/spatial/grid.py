@@ -187,7 +187,7 @@ class Transformation(nn.Module):
             If theta is not floating.
         """
         m = self.matrix(self.checked(theta))
-        size = checked_size(size, f"{self!r}: the size of a grid", self.dimensions)
+        size = checked_size(size, f"{type(self).__name__}: the size of a grid", self.dimensions)
         return self.divide(BasisGrid.apply(m, self.basis(size, align_corners, m), size=size))
 
     def transform(self, theta: Any, points: Any) -> Tensor:
