@@ -403,6 +403,7 @@ x23, x45 = tensor(np.ones((2, 3))), tensor(np.ones((4, 5)))
         ),
         (lambda: x23.reshape(4, 2), r"Reshape: 6 elements do not fill the shape \(4, 2\)"),
         (lambda: x23.reshape(-1, 4), r"Reshape: 6 elements do not fill the shape \(-1, 4\)"),
+        (lambda: x23.reshape(-2, 3), r"Reshape: 6 elements do not fill the shape \(-2, 3\)"),
         (lambda: x23.reshape(-1, -1), r"Reshape: 6 elements do not fill the shape \(-1, -1\)"),
         (lambda: x23.reshape(-1, 0), r"Reshape: 6 elements do not fill the shape \(-1, 0\)"),
         (

@@ -111,8 +111,8 @@ def test_a_pixel_that_is_no_number_is_felt_in_its_image_alone(rng):
         ((64, 8, 84, 84), (8, 8, 9, 9), fourier.Fourier),  # fewer multiplications on rows
         ((8, 32, 124, 124), (32, 32, 7, 7), fourier.Fourier),  # saves less than a third of them
         ((1, 64, 84, 84), (64, 64, 9, 9), lowering.Rows),  # half as many by Fourier
-        ((16, 20, 8, 8), (20, 20, 5, 5), lowering.Rows),  # and 0.7 times as many
-        ((0, 48, 17, 17), (48, 48, 7, 7), lowering.Rows),  # is no error
+        ((16, 20, 8, 8), (20, 20, 5, 5), lowering.Rows),  # by Fourier 0.7 times as many
+        ((0, 48, 17, 17), (48, 48, 7, 7), lowering.Rows),  # nothing to divide by
     ],
 )
 def test_multiplications_and_memory_decide(images, filters, way):

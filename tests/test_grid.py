@@ -350,7 +350,7 @@ THETA = np.array([[1.0, 0, 0, 0, 1, 0]])
     [
         (regular_grid, "the size of a grid"),
         (lambda size: Affine().grid(THETA, size), "Affine: the size of a grid"),
-        (lambda size: Affine().outline(THETA, size), r"Affine\(\): the size of an input"),
+        (lambda size: Affine().outline(THETA, size), "Affine: the size of an input"),
         (lambda size: spatial.affine_grid(THETA.reshape(1, 2, 3), size), "affine_grid: size"),
         (lambda size: spatial.projective_grid(np.ones((1, 8)), size), "projective_grid: size"),
         (lambda size: spatial.tps_grid(np.ones((1, 6)), size, np.eye(3, 2)), "tps_grid: size"),

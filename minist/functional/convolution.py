@@ -123,12 +123,12 @@ def quickest(geometry: Geometry) -> type[lowering.Rows] | type[fourier.Fourier]:
 
 
 def cost(way: type[lowering.Rows] | type[fourier.Fourier], geometry: Geometry) -> float:
-    """Of a training step, for each image, in multiplications: three times those of a forward, and
-    thirty for each number that is written out and read again.
+    """What a training step costs, for each image, counted in multiplications: three times those of
+    a forward, and thirty for each number that is written out and read again.
 
-    A rule that fits measured times, no full account: by Fourier transform a step takes its
-    transforms only twice, but has more of memory than `traffic` counts. Inference is counted as a
-    step, too, so that a batch has the same answer in both.
+    The rule is fitted to measured times and no exact account: a step takes the Fourier way's
+    transforms twice, not three times, and that way passes more through memory than `traffic`
+    counts. Inference is counted as a step, so that both answer the same batch alike.
     """
     return 3 * way.operations(geometry) + 30 * way.traffic(geometry)
 

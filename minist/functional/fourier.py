@@ -102,9 +102,10 @@ class Fourier:
 
     @staticmethod
     def traffic(g: Geometry) -> float:
-        """The most of what a step writes out and reads again, in numbers for each image: at each of
-        the Qh Qw places C of x and F of y, as many of their gradients; and F C of the kernel, which
-        is read twice and counts as two, and of its gradient."""
+        """Most of what a step writes out and reads again, in numbers for each image: at each of the
+        Qh Qw places C of x and F of y, and as many of their gradients; and F C of the kernel,
+        counted twice as it is read twice, and of its gradient. (Second readings of x and of y's
+        gradient, and transforms along one axis, are left out.)"""
         kernel = (2 + 1) * g.filters * g.channels / max(g.images, 1)
         return (2 * g.channels + 2 * g.filters + kernel) * prod(map(products, g.size_in))
 

@@ -279,7 +279,7 @@ class Transformation(nn.Module):
         """
         if self.dimensions != 2:
             raise ValueError(f"{self!r}: an outline is one of two dimensions")
-        size = checked_size(size, f"{self!r}: the size of an input", 2)
+        size = checked_size(size, f"{type(self).__name__}: the size of an input", 2)
         grid = self.framed(theta, align_corners).data
         h, w = grid.shape[1:3]
         down, across = np.arange(h - 1), np.arange(w - 1)
