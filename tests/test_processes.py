@@ -317,7 +317,8 @@ def test_ctrl_c_is_the_first_process_s(times, tmp_path):
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(first.pid, signal.SIGKILL)
-    assert error.rstrip().endswith("KeyboardInterrupt"), error
+    # (A second one may come while Python is shutting down.)
+    assert error.splitlines()[-1].startswith("KeyboardInterrupt"), error
     if times == 1:
         checkpoint, _ = run.go_back()
         assert checkpoint.notes["step"] > 50

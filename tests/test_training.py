@@ -217,7 +217,7 @@ def test_a_run_that_broke_off_goes_on_bit_for_bit(straight, tmp_path, monkeypatc
 
 
 def command(folder, *more):
-    options = ["--limit", "3000", "--epochs", "4", "--filters", "4", "--out", str(folder), *more]
+    options = ["--limit", "3000", "--epochs", "8", "--filters", "4", "--out", str(folder), *more]
     return [sys.executable, "-m", "minist", "train", *options]
 
 
@@ -239,7 +239,7 @@ def test_kill_and_control_c_lose_nothing(tmp_path):
             while not awaited.exists() or awaited.stat().st_mtime_ns == before:
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.005)
-            time.sleep(0.3)  # into the middle of an epoch, or of the data's preparation
+            time.sleep(0.05)  # into the middle of an epoch, or of the data's preparation
             process.send_signal(stop)
         assert process.returncode == code
         assert not cut.model.exists()

@@ -45,7 +45,7 @@ class Axis:
 
     `x` (points) are normalised coordinates along an axis of `size` pixels. In pixels a point is at
     `pixel` + `t`, and its taps are counted from `pixel`; the first tap of pixel 0 is at `corner` in
-    the padded image. `weights` are k(t - tap) for each tap, divided by their sum where the kernel is
+    the padded image. `weights` are k(t - tap) for each tap, divided by their sum if the kernel is
     normalised; `derivatives` holds the same for dk/dx and dk/dPhi, as far as they are wanted, and
     `inputs` the numbers of the inputs that they belong to.
     """
