@@ -114,7 +114,7 @@ class Sequential(Module):
             setattr(self, str(i), layer)
 
     def __iter__(self) -> Iterator[Module]:
-        # Not `children`, which walks through lists and dicts, too: with one image, a twentieth of
+        # Not `children`, which walks through lists and dicts, too: with one image, a thirtieth of
         # the time that ST-FCN takes.
         return (layer for layer in vars(self).values() if isinstance(layer, Module))
 
