@@ -227,9 +227,9 @@ def test_kill_and_control_c_lose_nothing(tmp_path):
     subprocess.run(command(whole.folder), check=True, capture_output=True)
 
     # Ctrl-C in the first epoch; then kill -9 after the next checkpoint.
-    for stop, code, awaited in (
-        (signal.SIGINT, 130, cut.config),
-        (signal.SIGKILL, -signal.SIGKILL, cut.checkpoint),
+    for stop, code, awaited, wait in (
+        (signal.SIGINT, 130, cut.config, 0.3),
+        (signal.SIGKILL, -signal.SIGKILL, cut.checkpoint, 0.05),
     ):
         before = awaited.stat().st_mtime_ns if awaited.exists() else 0
         deadline = time.monotonic() + 60
@@ -239,7 +239,7 @@ def test_kill_and_control_c_lose_nothing(tmp_path):
             while not awaited.exists() or awaited.stat().st_mtime_ns == before:
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.005)
-            time.sleep(0.05)  # into the middle of an epoch, or of the data's preparation
+            time.sleep(wait)  # into the middle of an epoch, or of the data's preparation
             process.send_signal(stop)
         assert process.returncode == code
         assert not cut.model.exists()

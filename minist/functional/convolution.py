@@ -109,7 +109,7 @@ class Conv2d(Function):
             grad_x = grad_x[:, ph : ph + h, pw : pw + w].transpose(3, 0, 1, 2)
         if not self.needs_grad[2]:
             return grad_x, grad_weight, None
-        # Row upon row first: NumPy adds long stretches twice as quickly as it sums up one.
+        # Row upon row first: NumPy adds long stretches up to twice as quickly as it sums up one.
         rows = grad.reshape(*grad.shape[:2], -1).sum(axis=1)
         return grad_x, grad_weight, rows.sum(axis=1)
 

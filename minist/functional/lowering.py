@@ -133,7 +133,7 @@ class Rows:
         x = array_module(rows).zeros((groups, c, height, g.size_in[1], n), dtype=rows.dtype)
         for j in range(kw):
             seen = x[:, :, :, strided(j * g.dilation[1], w_out, g.stride[1])]
-            if j == 0:  # to add to zeros would read them first: a sixth of this sum
+            if j == 0:  # to add to zeros would read them first: a tenth of this sum
                 seen[...] = rows[:, :, j].swapaxes(1, 2)
             else:
                 seen += rows[:, :, j].swapaxes(1, 2)
