@@ -7,10 +7,11 @@ import pytest
 
 from minist import Tensor, gradcheck, nn, spatial
 from minist.backend import array_module
-from minist.spatial import sampler
+from minist.spatial import separable
+from minist.spatial.antialias import footprint
 from minist.spatial.grid import regular_grid
 from minist.spatial.kernels import Bicubic, Bilinear, BSpline, Gaussian, Kernel, Lanczos, Nearest
-from minist.spatial.sampler import GridSample
+from minist.spatial.separable import GridSample
 
 
 class Tent(Kernel):
@@ -660,9 +661,7 @@ def test_for_the_gradient_to_the_grid_widths_are_constants(rng, leaf, monkeypatc
     grid = Tensor(rng.uniform(-1.2, 1.2, (2, 2, 2, 2)), requires_grad=True)
     inputs = [leaf(2, 1, 4, 5), grid, *leaves(kernel)]
     along = grid.data.transpose(3, 1, 2, 0)
-    widths = {
-        n: sampler.footprint(x, n, kernel.support, True) for n, x in zip((5, 4), along, strict=True)
-    }
+    widths = {n: footprint(x, n, kernel.support, True) for n, x in zip((5, 4), along, strict=True)}
 
     def sample(*inputs):
         return sampled([kernel] * 2, *inputs, antialias=True)
@@ -670,7 +669,7 @@ def test_for_the_gradient_to_the_grid_widths_are_constants(rng, leaf, monkeypatc
     sample(*inputs).sum().backward()
     gradients = [x.grad for x in inputs]
     monkeypatch.setattr(
-        sampler, "footprint", lambda x, size, *_: array_module(x).asarray(widths[size])
+        separable, "footprint", lambda x, size, *_: array_module(x).asarray(widths[size])
     )
     assert gradcheck(sample, inputs)
     for x in inputs:
@@ -723,10 +722,10 @@ def test_empty_grids_of_any_kernel(leaf, kernel, size, n):
 
 def test_a_horizon_widens_no_point_that_sees_nothing_or_has_a_near_neighbour():
     x = np.array([0.0, 0.25, 0.5, 1e6, 50.0, 40.0])[None, :, None]  # a row of the output
-    width = sampler.footprint(x, 9, 1.0, True)
+    width = footprint(x, 9, 1.0, True)
     np.testing.assert_allclose(width, 1.0)
     x[0, 2] = 1.0  # three pixels further
-    np.testing.assert_allclose(sampler.footprint(x, 9, 1.0, True), [1, 1, 3, 1, 1, 1])
+    np.testing.assert_allclose(footprint(x, 9, 1.0, True), [1, 1, 3, 1, 1, 1])
 
 
 def test_the_slope_at_the_border_does_not_depend_on_the_rest_of_the_batch(rng):

@@ -11,7 +11,7 @@ import minist
 from minist import Tensor, gradcheck, no_grad, spatial
 from minist.spatial.grid import regular_grid
 from minist.spatial.kernels import BSpline, Gaussian, Lanczos
-from minist.spatial.sampler import GridSample
+from minist.spatial.separable import GridSample
 
 MODES = ("nearest", "bilinear", "bicubic")
 KERNELS = (*MODES, Lanczos(2), Gaussian(), BSpline(2), ["bicubic", Gaussian(0.8)])

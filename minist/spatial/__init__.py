@@ -1,8 +1,8 @@
 """Spatial transformers: Section 3 of the paper, a file for each part.
 
 `localisation` (Sect. 3.1) regresses theta; `grid`, with `homogeneous`, `thin_plate` and
-`piecewise` (Sect. 3.2), turns it into sampling points; `sampler` and `kernels` (Sect. 3.3) read
-the image there; `transformer` (Sect. 3.4) is the whole.
+`piecewise` (Sect. 3.2), turns it into sampling points; `sampler`, with `bilinear`, `separable` and
+`kernels` (Sect. 3.3), reads the image there; `transformer` (Sect. 3.4) is the whole.
 """
 
 from . import kernels

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..backend import Array, array_module
-from .grid import to_pixels
+from .grid import pixels_per_unit, to_pixels
 from .kernels import Kernel
 
 PADDINGS = ("zeros", "border", "reflection")
@@ -26,40 +26,42 @@ def check_padding(padding_mode: str) -> None:
 
 def into_image(
     x: Array, size: int, kernel: Kernel, padding_mode: str, align_corners: bool, margin: int
-) -> tuple[Array, Array | None]:
-    """Normalised coordinates in pixels, brought into the padded image.
+) -> tuple[Array, Array | float]:
+    """Normalised coordinates in pixels, brought into the padded image; and d pixel / dx.
 
-    Also how the slope changes on the way: None for not at all, else a factor (0 where a point was
-    moved to the border pixel, -1 where it was reflected). NaN counts as outside, under "border"
-    and "reflection" as pixel 0.
+    That is a number, unless it changes on the way: it is 0 where a point was moved to the border
+    pixel, negative where it was reflected. NaN counts as outside, under "border" and "reflection"
+    as pixel 0.
 
     Beyond the border a narrow kernel sees the border pixel alone, so the point is moved there. A
     wider one still mixes both sides of it: there only the pixels are repeated or mirrored.
     """
     xp = array_module(x)
+    slope = pixels_per_unit(size, align_corners)
     with np.errstate(over="ignore", invalid="ignore"):  # huge and infinite: brought back below
         x = to_pixels(x, size, align_corners)
+    first, last = 0.0, size - 1.0
     if padding_mode == "reflection":
         pixel, sign = fold(x, size, align_corners)
         if kernel.narrow:
-            sign = sign * ((pixel >= 0) & (pixel <= size - 1))
-            pixel = xp.clip(pixel, 0, size - 1)
-        return pixel, sign
+            sign = sign * ((pixel >= first) & (pixel <= last))
+            pixel = xp.clip(pixel, first, last)
+        return pixel, sign * slope
+    if padding_mode == "zeros" or not kernel.narrow:
+        # From the first pixel to the last whose taps are all in the border of the padded image.
+        taps = kernel.taps()
+        first, last = -float(margin + taps[0]), last + margin - taps[-1]
     # fmax takes the other number when one is NaN; of arrays, one to be filled first, it takes half
     # of its time for a number. (One image is as few points as make NumPy's wrappers felt, of
     # full_like and clip: so fill, and the array's own clip.)
-    if padding_mode == "border" and kernel.narrow:
-        pixel = xp.clip(xp.fmax(x, xp.zeros_like(x)), 0.0, size - 1.0)
-        return pixel, ((pixel > 0) & (pixel < size - 1)).astype(x.dtype)
-    # From the first pixel to the last whose taps are all in the border of the padded image.
-    taps = kernel.taps()
-    lowest = -float(margin + taps[0])
-    highest = float(size + margin - 1 - taps[-1])
     pixel = xp.empty_like(x)
-    pixel.fill(lowest)
+    pixel.fill(first)
     xp.fmax(x, pixel, out=pixel)
-    pixel.clip(lowest, highest, out=pixel)
-    return pixel, None if padding_mode == "zeros" else (pixel == x).astype(x.dtype)
+    pixel.clip(first, last, out=pixel)
+    if padding_mode == "zeros":
+        return pixel, slope
+    inside = (pixel > first) & (pixel < last) if kernel.narrow else pixel == x
+    return pixel, inside.astype(x.dtype) * slope
 
 
 def fold(x: Array, size: int, align_corners: bool) -> tuple[Array, Array]:
@@ -86,10 +88,10 @@ def fold(x: Array, size: int, align_corners: bool) -> tuple[Array, Array]:
 
 def pad(u: Array, margins: list[int], outside: list[Pairs]) -> Array:
     """(C, *sizes, N) with so many more pixels on both sides of every spatial axis."""
-    sizes = [size + 2 * margin for size, margin in zip(u.shape[1:-1], margins, strict=True)]
-    padded = array_module(u).zeros((len(u), *sizes, u.shape[-1]), dtype=u.dtype)
-    inner = tuple(slice(margin, -margin) for margin in margins)
-    padded[(slice(None), *inner)] = u
+    c, *sizes, n = u.shape
+    sizes = [size + 2 * margin for size, margin in zip(sizes, margins, strict=True)]
+    padded = array_module(u).zeros((c, *sizes, n), dtype=u.dtype)
+    padded[own_pixels(margins)] = u
     for axis, pairs in enumerate(outside, start=1):
         for there, seen in pairs:
             padded[at(axis, there)] = padded[at(axis, seen)]
@@ -101,8 +103,12 @@ def unpad(padded: Array, margins: list[int], outside: list[Pairs]) -> Array:
     for axis, pairs in reversed(list(enumerate(outside, start=1))):
         for there, seen in pairs:
             padded[at(axis, seen)] += padded[at(axis, there)]
-    inner = tuple(slice(margin, -margin) for margin in margins)
-    return padded[(slice(None), *inner)]
+    return padded[own_pixels(margins)]
+
+
+def own_pixels(margins: list[int]) -> tuple[slice, ...]:
+    """Where the image itself is in the padded one, all channels."""
+    return (slice(None), *[slice(margin, -margin) for margin in margins])
 
 
 def outside(size: int, margin: int, padding_mode: str, align_corners: bool) -> Pairs:

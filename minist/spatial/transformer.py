@@ -17,7 +17,8 @@ from ..effects import lasting
 from .borders import check_padding
 from .grid import Transformation, checked_size, floating
 from .kernels import Kernel
-from .sampler import check_number, grid_sample, kernels_of
+from .sampler import grid_sample, kernels_of
+from .separable import check_number
 
 
 class SpatialTransformer(nn.Module):
