@@ -74,7 +74,7 @@ class Tensor:
     __array_ufunc__ = None  # numpy_array * tensor asks Tensor.__rmul__
 
     def __init__(self, data: Array, requires_grad: bool = False):
-        if isinstance(data, Tensor | np.generic) or not hasattr(data, "dtype"):
+        if not isinstance(data, np.ndarray) and not is_cupy(data):
             raise TypeError(f"Tensor takes an array, minist.tensor a {type(data).__name__}")
         if requires_grad and data.dtype.kind != "f":
             raise TypeError(
@@ -82,8 +82,7 @@ class Tensor:
                 "convert it first: x.astype(numpy.float32)"
             )
         self.data, self.requires_grad = data, requires_grad
-        self.grad: Array | None = None
-        self.grad_fn: Function | None = None
+        self.grad = self.grad_fn = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -224,8 +223,9 @@ class Function:
         node = cls()
         try:
             inputs = _as_tensors(inputs)
-            wanted = _state.no_grads == 0
-            node.needs_grad = tuple([wanted and x is not None and x.requires_grad for x in inputs])
+            node.needs_grad = (False,) * len(inputs)
+            if _state.no_grads == 0:
+                node.needs_grad = tuple([x is not None and x.requires_grad for x in inputs])
             data = node.forward(*[None if x is None else x.data for x in inputs], **options)
         except (ValueError, TypeError, IndexError) as error:
             kind = next(k for k in (ValueError, TypeError, IndexError) if isinstance(error, k))
@@ -244,12 +244,12 @@ class Function:
 
 def _as_tensors(inputs: Sequence[Any]) -> Sequence[Tensor | None]:
     """Inputs as tensors of one device; a number takes the dtype of the tensors beside it."""
-    tensors = [x for x in inputs if isinstance(x, Tensor)]
-    if len(tensors) < len(inputs):
+    kinds = {type(x.data) if isinstance(x, Tensor) else None for x in inputs if x is not None}
+    if None in kinds:
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
         like = max(tensors, key=lambda x: x.dtype.kind == "f", default=None)  # floating if any
         inputs = [x if isinstance(x, Tensor) or x is None else _beside(x, like) for x in inputs]
-        tensors = [x for x in inputs if x is not None]
-    if len({type(x.data) for x in tensors}) > 1 and len({is_cupy(x.data) for x in tensors}) > 1:
+    if kinds != {np.ndarray} and len({is_cupy(x.data) for x in inputs if x is not None}) > 1:
         raise ValueError('inputs lie on different devices; move one of them, as in x.to("cuda")')
     return inputs
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -113,19 +113,22 @@ class Sequential(Module):
                 raise TypeError(f"Sequential: layer {i} must be a Module, not {layer!r}")
             setattr(self, str(i), layer)
 
-    def __iter__(self) -> Iterator[Module]:
+    def _layers(self) -> list[Module]:
         # Not `children`, which walks through lists and dicts, too: with one image, a thirtieth of
         # the time that ST-FCN takes.
-        return (layer for layer in vars(self).values() if isinstance(layer, Module))
+        return [layer for layer in vars(self).values() if isinstance(layer, Module)]
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._layers())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._layers())
 
     def __getitem__(self, i: int) -> Module:
-        return list(self)[i]
+        return self._layers()[i]
 
     def forward(self, x: Any) -> Any:
-        for layer in fused(self):
+        for layer in fused(self._layers()):
             x = layer(x)
         return x
 
@@ -430,28 +433,28 @@ class BatchNorm2d(BatchNorm1d):
 # --- layers that are computed together ----------------------------------------------------------
 
 
-def fused(layers: Iterable[Module]) -> Iterator[Callable[[Any], Any]]:
+def fused(layers: Sequence[Module]) -> Iterator[Callable[[Any], Any]]:
     """What computes the layers, one after the other: of a layer with a ReLU behind it `then_relu`,
     which does both, and may do them at once; of a convolution with a max-pool and a ReLU behind it
     `then_pool_and_relu`."""
-    left = [*layers, None, None]  # so that the last, too, have two behind them
+    kinds = [*map(kind_of, layers), None, None]  # so that the last, too, have two behind them
     i = 0
-    while (layer := left[i]) is not None:
-        second, third = left[i + 1], left[i + 2]
-        if as_made(second, ReLU) and as_made(layer, Linear, Conv2d):
-            yield layer.then_relu
+    while i < len(layers):
+        kind, second, third = kinds[i : i + 3]
+        if second is ReLU and kind in (Linear, Conv2d):
+            yield layers[i].then_relu
             i += 2
-        elif as_made(third, ReLU) and as_made(second, MaxPool2d) and as_made(layer, Conv2d):
-            yield partial(layer.then_pool_and_relu, second)
+        elif third is ReLU and second is MaxPool2d and kind is Conv2d:
+            yield partial(layers[i].then_pool_and_relu, layers[i + 1])
             i += 3
         else:
-            yield layer
+            yield layers[i]
             i += 1
 
 
-def as_made(layer: Module | None, *kinds: type[Module]) -> bool:
-    """Whether it is one of these layers itself: no subclass, and without a forward of its own."""
-    return type(layer) in kinds and "forward" not in vars(layer)
+def kind_of(layer: Module) -> type[Module] | None:
+    """Its class; None if it has a forward of its own."""
+    return None if "forward" in vars(layer) else type(layer)
 
 
 # --- files --------------------------------------------------------------------------------------

@@ -83,9 +83,8 @@ def transformer(st: spatial.SpatialTransformer, prefix: str) -> Callable[[Weight
     def forward(p: Weights, u: Any) -> Any:
         theta = localisation(p, u)
         n, _, h, w = u.shape
-        basis = jnp.asarray(
-            st.transformation.basis((h, w), st.align_corners, Tensor(np.zeros(1))), dtype=u.dtype
-        )
+        basis = st.transformation.basis((h, w), st.align_corners, Tensor(np.zeros(1)))
+        basis = jnp.asarray(basis.data, dtype=u.dtype)
         if isinstance(st.transformation, spatial.Affine):
             grid = theta.reshape(n, 2, 3) @ basis
         elif isinstance(st.transformation, spatial.ThinPlateSpline):

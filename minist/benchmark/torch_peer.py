@@ -102,7 +102,7 @@ def constant(
 ) -> torch.Tensor:
     """B^T, (points, K), of T = M B."""
     basis = transformation.basis(size, align_corners, Tensor(np.zeros(1)))
-    return torch.tensor(np.ascontiguousarray(basis.T)).to(dtype)
+    return torch.tensor(np.ascontiguousarray(basis.data.T)).to(dtype)
 
 
 def training(name: str, model: nn.Module, images: np.ndarray, labels: np.ndarray) -> Contestant:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from types import EllipsisType
 from typing import Any
 
@@ -20,10 +19,12 @@ class Reshape(Function):
 
     def forward(self, x: Array, shape: tuple[int, ...]) -> Array:
         self.shape = x.shape
-        with suppress(ValueError):
-            if min(shape, default=0) >= -1:  # NumPy takes any negative size for -1
-                return x.reshape(shape)
-        raise ValueError(f"{x.size} elements do not fill the shape {shape}")
+        try:
+            if min(shape, default=0) < -1:  # NumPy takes any negative size for -1
+                raise ValueError
+            return x.reshape(shape)
+        except ValueError:
+            raise ValueError(f"{x.size} elements do not fill the shape {shape}") from None
 
     def backward(self, grad: Array) -> Array:
         return grad.reshape(self.shape)

@@ -212,8 +212,7 @@ class Transformation(nn.Module):
         seen = m @ self.basis_at(points.reshape(n, prod(between), d).transpose(0, 2, 1))
         return self.divide(seen.transpose(0, 2, 1).reshape(n, *between, seen.shape[1]))
 
-    @no_grad()
-    def basis(self, size: Size, align_corners: bool, like: Tensor) -> Array | Tensor:
+    def basis(self, size: Size, align_corners: bool, like: Tensor) -> Tensor:
         """B at the regular grid, (K, points), computed in float64 and kept in the dtype and on the
         device of `like`."""
         known = self.__dict__.setdefault("_bases", {})
@@ -221,8 +220,9 @@ class Transformation(nn.Module):
         basis = known.get(key)
         if basis is None:
             points = regular_grid(size, align_corners)[: self.dimensions]
-            basis = self.basis_at(Tensor(points[None])).data[0]
-            basis = array_module(like.data).asarray(basis, dtype=like.dtype)
+            with no_grad():
+                basis = self.basis_at(Tensor(points[None])).data[0]
+            basis = Tensor(array_module(like.data).asarray(basis, dtype=like.dtype))
             if len(known) >= 16:
                 known.clear()  # other threads hold what they found
             known[key] = basis
