@@ -75,7 +75,7 @@ class Tensor:
 
     def __init__(self, data: Array, requires_grad: bool = False):
         if not isinstance(data, np.ndarray) and not is_cupy(data):
-            raise TypeError(f"Tensor takes an array, minist.tensor a {type(data).__name__}")
+            raise TypeError(f"Tensor takes a NumPy array, minist.tensor a {type(data).__name__}")
         if requires_grad and data.dtype.kind != "f":
             raise TypeError(
                 f"only a floating tensor can require a gradient, this is {data.dtype}; "
@@ -244,8 +244,8 @@ class Function:
 
 def _as_tensors(inputs: Sequence[Any]) -> Sequence[Tensor | None]:
     """Inputs as tensors of one device; a number takes the dtype of the tensors beside it."""
-    kinds = {type(x.data) if isinstance(x, Tensor) else None for x in inputs if x is not None}
-    if None in kinds:
+    kinds = {isinstance(x, Tensor) and type(x.data) for x in inputs if x is not None}  # mostly one
+    if False in kinds:
         tensors = [x for x in inputs if isinstance(x, Tensor)]
         like = max(tensors, key=lambda x: x.dtype.kind == "f", default=None)  # floating if any
         inputs = [x if isinstance(x, Tensor) or x is None else _beside(x, like) for x in inputs]

@@ -453,7 +453,7 @@ def fused(layers: Sequence[Module]) -> Iterator[Callable[[Any], Any]]:
 
 
 def kind_of(layer: Module) -> type[Module] | None:
-    """Its class; None if it has a forward of its own."""
+    """Its class, of which a subclass is another; None if it has a forward of its own."""
     return None if "forward" in vars(layer) else type(layer)
 
 

@@ -442,11 +442,22 @@ def test_tensor_keeps_the_dtype_of_arrays_and_shares_them():
     assert tensor([1, 2]).dtype == tensor(1.5).dtype == np.float32
 
 
+class OfAnotherLibrary:
+    """What NumPy can read, but no array of NumPy."""
+
+    dtype = np.dtype("f4")
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ones(2, self.dtype)
+
+
 @pytest.mark.parametrize(
-    "data", [[1.0, 2.0], 3.0, np.float32(3), tensor([1.0])], ids=lambda x: type(x).__name__
+    "data",
+    [[1.0, 2.0], 3.0, np.float32(3), tensor([1.0]), OfAnotherLibrary()],
+    ids=lambda x: type(x).__name__,
 )
 def test_only_an_array_is_wrapped_as_it_is(data):
-    words = f"Tensor takes an array, minist.tensor a {type(data).__name__}"
+    words = f"Tensor takes a NumPy array, minist.tensor a {type(data).__name__}"
     with pytest.raises(TypeError, match=words):
         Tensor(data)
     assert tensor(data).dtype == np.float32

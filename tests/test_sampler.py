@@ -333,6 +333,16 @@ def test_the_quick_way_of_the_bilinear_kernel_is_the_general_one(rng, padding_mo
         np.testing.assert_allclose(a, b, atol=1e-12)
 
 
+@every_mode
+def test_places_are_whole_also_where_float32_counts_no_more_by_ones(rng, mode):
+    u = rng.random((16, 1, 1024, 1024), dtype=np.float32)  # more than 2^24 pixels
+    last = np.array([1021, 1022, 1023])
+    points = normalised(np.stack(np.meshgrid(last, last), axis=-1), 1024)
+    grid = np.tile(points.astype(np.float32), (16, 1, 1, 1))
+    v = spatial.grid_sample(u, grid, mode)
+    np.testing.assert_array_equal(v.data, u[..., 1021:, 1021:])
+
+
 @pytest.mark.parametrize("wanted", [(True, False), (False, True)])
 def test_only_the_wanted_gradient_is_computed(rng, monkeypatch, wanted):
     # pytorch 64977, 71415: an image that is data costs no scatter
@@ -495,6 +505,12 @@ IMAGE, GRID = np.ones((2, 1, 3, 4)), np.zeros((2, 5, 6, 2))
         (IMAGE[:, :, None], GRID, ValueError, r"volumes \(N, C, D, H, W\) with a grid"),
         (IMAGE.astype("uint8"), GRID, TypeError, "images must be floating, not uint8: use astype"),
         (IMAGE, GRID.astype("int64"), TypeError, "grid must be floating, not int64: use astype"),
+        (
+            IMAGE,
+            GRID.astype("float16"),
+            TypeError,
+            "a grid of float16 cannot tell the pixels apart",
+        ),
         (IMAGE, np.zeros((3, 5, 6, 2)), ValueError, "2 images but 3 grids"),
         (IMAGE, GRID[:1], ValueError, "2 images but 1 grids"),
         (np.ones((2, 1, 0, 4)), GRID, ValueError, "images without pixels"),

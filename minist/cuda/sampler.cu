@@ -1,5 +1,5 @@
 // Eq. (3) to (7) in one pass, a thread for each point of the grid: its pixels and weights are found
-// once and serve all channels. spatial/separable.py explains each step; names are the same.
+// once and serve all channels. spatial/borders.py and separable.py explain each step.
 
 struct Sampling {
     // Axes of the points, the batch among them, outermost first in the memory of V: their sizes,

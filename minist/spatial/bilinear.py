@@ -7,23 +7,27 @@ from math import prod
 
 from ..backend import Array, columns_at
 from .kernels import Bilinear, Kernel
-from .separable import GRID, GridSample, check, locate, margin_of
+from .separable import GRID, GridSample, check, locate
 
-MARGINS = [margin_of(Bilinear().taps())] * 2  # also where the first tap of pixel 0 is
+MARGINS = [len(Bilinear().taps())] * 2
+CORNERS = MARGINS  # the first tap of pixel 0 is pixel 0 itself
 
 
 class BilinearSample(GridSample):
     """V from U (N, C, H, W) and a grid (N, H', W', 2) for the bilinear kernel.
 
-    The sums of Eq. (5) are two steps of linear interpolation, along x in the row above the point
-    (v) and the one below (w), then along y:
+    Let (n, m) be the pixel above and to the left of a point, in row n and column m, and (t_y, t_x)
+    the rest of the way to the point. Of all factors max(0, 1 - |x - m|) in Eq. (5) only those of
+    column m and the next are not 0: 1 - t_x and t_x; likewise in y. Its sums are thus two steps of
+    linear interpolation, along x in the row above the point and the one below, then along y:
 
-        v = U[n, m] + t_x (U[n, m + 1] - U[n, m]),   w likewise,   V = v + t_y (w - v).
+        above = U[n, m] + t_x (U[n, m + 1] - U[n, m]),      below likewise in row n + 1,
+        V = above + t_y (below - above).
 
-    dV/dt_y is w - v, and dV/dt_x the interpolation along y of the two differences: both are there
-    already. Backwards, g is split in the same proportions: t_y of it goes down, of both parts t_x
-    to the right, and what is left stays. So nothing is done with weights as such: half the passes
-    over the points that `GridSample` takes, which does the same with any kernel.
+    dV/dt_y is below - above, and dV/dt_x the interpolation along y of the two differences: both
+    are there already. Backwards, g is split in the same proportions: t_y of it goes down, of both
+    parts t_x to the right, and what is left stays. The rest of the backward is `GridSample`'s,
+    which takes twice as many passes over the points, but any kernel.
     """
 
     def forward(
@@ -34,48 +38,50 @@ class BilinearSample(GridSample):
         kernels: Sequence[Kernel],
         padding_mode: str,
         align_corners: bool,
-        antialias: bool,
     ) -> Array:
         check(u, grid, kernels)
-        self.num_phi = 0
-        points = grid.transpose(3, 1, 2, 0)
+        points = grid.transpose(3, 1, 2, 0)  # (2, H', W', N): x, y
         self.points_shape = points.shape[1:]
         x, y = points.reshape(2, prod(self.points_shape))
         options = kernels[0], padding_mode, align_corners
-        pixel_y, self.t_y, slope_y = locate(y, u.shape[2], *options)
-        pixel_x, self.t_x, slope_x = locate(x, u.shape[3], *options)
-        self.inputs = [GRID, GRID] if self.needs_grad[GRID] else []
-        self.slopes = slope_y, slope_x
+        n, self.t_y, y_per_unit = locate(y, u.shape[2], *options)
+        m, self.t_x, x_per_unit = locate(x, u.shape[3], *options)
         image = self.bordered(u, MARGINS, padding_mode, align_corners)
-        self.index = self.first_taps([pixel_y, pixel_x], MARGINS)
-        v, *self.derivatives = self.interpolate(image)
+        self.index = self.first_taps([n, m], CORNERS)
+
+        v, *self.derivatives = self.interpolated(image)
+        self.inputs = [GRID] * len(self.derivatives)
+        for derivative, per_unit in zip(self.derivatives, (y_per_unit, x_per_unit), strict=False):
+            derivative *= per_unit  # Eq. (7), and from pixels to the grid's units
         return self.as_images(v)
 
-    def interpolate(self, flat: Array) -> list[Array]:
-        t_y, t_x = self.t_y, self.t_x
-        step_y, step_x = self.steps
+    def interpolated(self, image: Array) -> list[Array]:
+        """V; and where the grid's gradient is wanted dV/dt_y and dV/dt_x."""
+        step_y, step_x = self.steps  # from a pixel to the one below, and to the next
 
-        def row(offset: int) -> tuple[Array, Array]:
-            """Along x: the value, and its derivative by t_x."""
-            left = columns_at(flat[:, offset:], self.index)
-            difference = columns_at(flat[:, offset + step_x :], self.index)
+        def along_x(offset: int) -> tuple[Array, Array]:
+            """In the row at this offset: the value, and its derivative by t_x."""
+            left = columns_at(image[:, offset:], self.index)
+            difference = columns_at(image[:, offset + step_x :], self.index)
             difference -= left
-            left += t_x * difference
+            left += self.t_x * difference
             return left, difference
 
-        (v, by_x), (w, by_x_below) = row(0), row(step_y)
-        w -= v  # dV/dt_y
-        v += t_y * w  # Eq. (5)
-        if not self.inputs:
+        above, above_by_x = along_x(0)
+        below, below_by_x = along_x(step_y)
+        by_y = below
+        by_y -= above
+        v = above
+        v += self.t_y * by_y  # Eq. (5)
+        if not self.needs_grad[GRID]:
             return [v]
-        by_x_below -= by_x
-        by_x_below *= t_y
-        by_x += by_x_below  # dV/dt_x
-        w *= self.slopes[0]  # Eq. (7)
-        by_x *= self.slopes[1]
-        return [v, w, by_x]
+        by_x = below_by_x
+        by_x -= above_by_x
+        by_x *= self.t_y
+        by_x += above_by_x
+        return [v, by_y, by_x]
 
-    def taps(self, g: Array) -> Iterator[tuple[int, Array]]:
+    def shares(self, g: Array) -> Iterator[tuple[int, Array]]:
         step_y, step_x = self.steps
         down = g * self.t_y
         for offset, part in ((0, g - down), (step_y, down)):

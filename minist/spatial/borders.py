@@ -25,43 +25,45 @@ def check_padding(padding_mode: str) -> None:
 
 
 def into_image(
-    x: Array, size: int, kernel: Kernel, padding_mode: str, align_corners: bool, margin: int
+    x: Array, size: int, kernel: Kernel, padding_mode: str, align_corners: bool
 ) -> tuple[Array, Array | float]:
     """Normalised coordinates in pixels, brought into the padded image; and d pixel / dx.
 
-    That is a number, unless it changes on the way: it is 0 where a point was moved to the border
-    pixel, negative where it was reflected. NaN counts as outside, under "border" and "reflection"
-    as pixel 0.
+    That is a number, pixels per unit, unless it changes on the way: it is 0 where a point was moved
+    to the border pixel, negative where it was reflected. NaN counts as outside, under "border" and
+    "reflection" as pixel 0.
+
+    The border is as wide as a point has taps, so that all of them can be in it.
 
     Beyond the border a narrow kernel sees the border pixel alone, so the point is moved there. A
     wider one still mixes both sides of it: there only the pixels are repeated or mirrored.
     """
     xp = array_module(x)
-    slope = pixels_per_unit(size, align_corners)
+    per_unit = pixels_per_unit(size, align_corners)
     with np.errstate(over="ignore", invalid="ignore"):  # huge and infinite: brought back below
         x = to_pixels(x, size, align_corners)
-    first, last = 0.0, size - 1.0
+    lowest, highest = 0.0, size - 1.0
     if padding_mode == "reflection":
         pixel, sign = fold(x, size, align_corners)
         if kernel.narrow:
-            sign = sign * ((pixel >= first) & (pixel <= last))
-            pixel = xp.clip(pixel, first, last)
-        return pixel, sign * slope
+            sign = sign * ((pixel >= lowest) & (pixel <= highest))
+            pixel = xp.clip(pixel, lowest, highest)
+        return pixel, sign * per_unit
     if padding_mode == "zeros" or not kernel.narrow:
         # From the first pixel to the last whose taps are all in the border of the padded image.
         taps = kernel.taps()
-        first, last = -float(margin + taps[0]), last + margin - taps[-1]
+        lowest, highest = -float(len(taps) + taps[0]), highest + len(taps) - taps[-1]
     # fmax takes the other number when one is NaN; of arrays, one to be filled first, it takes half
     # of its time for a number. (One image is as few points as make NumPy's wrappers felt, of
     # full_like and clip: so fill, and the array's own clip.)
     pixel = xp.empty_like(x)
-    pixel.fill(first)
+    pixel.fill(lowest)
     xp.fmax(x, pixel, out=pixel)
-    pixel.clip(first, last, out=pixel)
+    pixel.clip(lowest, highest, out=pixel)
     if padding_mode == "zeros":
-        return pixel, slope
-    inside = (pixel > first) & (pixel < last) if kernel.narrow else pixel == x
-    return pixel, inside.astype(x.dtype) * slope
+        return pixel, per_unit
+    inside = (pixel > lowest) & (pixel < highest) if kernel.narrow else pixel == x
+    return pixel, inside.astype(x.dtype) * per_unit
 
 
 def fold(x: Array, size: int, align_corners: bool) -> tuple[Array, Array]:

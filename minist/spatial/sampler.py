@@ -10,7 +10,8 @@ separable: along x for each row of taps, then along y. Differentiating gives
 
 (the sums printed in the paper's (6) are a slip). For Phi_x it is the same as for x_i, with
 dk/dPhi_x in the place of k'. The gradient to U is thus the adjoint of the sampling: g is added,
-with the weights that it was read with, to the pixels that it was read from.
+with the weights that it was read with, to the pixels that it was read from. All this is in pixels;
+a grid is in half images, and its gradient has the pixels of one as a factor.
 
 The image is copied once with a border as wide as the taps reach, zeros or pixels repeated or
 mirrored, and points beyond the border are moved to its edge (`borders.py`). After that no point is
@@ -38,7 +39,8 @@ from .separable import GRID, GridSample, check
 
 
 class CudaSample(Function):
-    """The same on a GPU, in one pass forward and one backward (`cuda/sampler.cu`)."""
+    """What `GridSample` and `BilinearSample` do, on a GPU: in one pass forward and one backward
+    (`cuda/sampler.cu`)."""
 
     def forward(
         self,
@@ -48,7 +50,6 @@ class CudaSample(Function):
         kernels: Sequence[Kernel],
         padding_mode: str,
         align_corners: bool,
-        antialias: bool,
     ) -> Array:
         check(u, grid, kernels)
         a = phi[0].astype(grid.dtype, copy=False) if phi else None
@@ -129,21 +130,15 @@ def grid_sample(
     u, points = (x.data if isinstance(x, Tensor) else x for x in (U, grid))
     kernels = kernels_of(mode, np.ndim(points) - 2, device_of(points))
     phi = [p for kernel in dict.fromkeys(kernels) for p in kernel.parameters()]
+    options = {"kernels": kernels, "padding_mode": padding_mode, "align_corners": align_corners}
+    if antialias:
+        return GridSample.apply(U, grid, *phi, **options, antialias=True)
     operation = GridSample
-    if not antialias:
-        if len(kernels) == 2 and all(type(k) is Bilinear for k in kernels):
-            operation = BilinearSample
-        if cuda.usable(u, points) and has_cuda_kernel(kernels, phi):
-            operation = CudaSample
-    return operation.apply(
-        U,
-        grid,
-        *phi,
-        kernels=kernels,
-        padding_mode=padding_mode,
-        align_corners=align_corners,
-        antialias=antialias,
-    )
+    if cuda.usable(u, points) and has_cuda_kernel(kernels, phi):
+        operation = CudaSample
+    elif [type(kernel) for kernel in kernels] == [Bilinear, Bilinear]:
+        operation = BilinearSample
+    return operation.apply(U, grid, *phi, **options)
 
 
 def has_cuda_kernel(kernels: Sequence[Kernel], phi: Sequence[Tensor]) -> bool:

@@ -22,36 +22,31 @@ GRID = 1  # its place among the inputs U, grid and Phi
 def locate(
     x: Array, size: int, kernel: Kernel, padding_mode: str, align_corners: bool
 ) -> tuple[Array, Array, Array | float]:
-    """Where points lie along an axis of `size` pixels: `pixel`, `t` and dt/dx.
+    """Where points lie along an axis of `size` pixels: m, t, and dt/dx.
 
-    `x` (points) are normalised coordinates. In pixels a point is at `pixel` + `t`, and a kernel's
-    taps are counted from `pixel`.
+    `x` (points) are normalised coordinates. In pixels a point is at m + t, m the pixel that a
+    kernel's taps are counted from. dt/dx is pixels per unit (see `into_image`).
     """
     xp = array_module(x)
     taps = kernel.taps()
-    t, slope = into_image(x, size, kernel, padding_mode, align_corners, margin_of(taps))
+    t, per_unit = into_image(x, size, kernel, padding_mode, align_corners)
     # A point that rounding left just beside a pixel is at the pixel: the identity grid must see
     # each pixel's own value and slope, not its left neighbour's.
     slack = rounding(x.dtype, size)
-    pixel = kernel.floor(t + slack, taps)
-    t -= pixel
+    m = kernel.floor(t + slack, taps)
+    t -= m
     if len(taps) % 2:
         t *= abs(t) > slack
         t = xp.maximum(t, -0.5)  # not beyond by rounding, where a box would be 0
     else:
         t *= t > slack  # at least -slack as it is
-    return pixel, t, slope
-
-
-def margin_of(taps: range) -> int:
-    """How wide a border is, so that all of a point's taps can be in it."""
-    return len(taps) + 1
+    return m, t, per_unit
 
 
 class Axis:
     """One axis of the points: which pixels each takes part in, with which weights.
 
-    Taps are counted from `pixel`; the first tap of pixel 0 is at `corner` in the padded image.
+    Taps are counted from pixel `m`; of pixel 0 the first is at `corner` in the padded image.
     `weights` are k(t - tap) for each tap, divided by their sum if the kernel is normalised;
     `derivatives` holds the same for dk/dx and dk/dPhi, as far as they are wanted, and `inputs` the
     numbers of the inputs that they belong to.
@@ -67,14 +62,14 @@ class Axis:
         align_corners: bool,
         needs_grad: Sequence[bool],
     ):
+        self.m, t, per_unit = locate(x, size, kernel, padding_mode, align_corners)
         taps = kernel.taps()
-        self.margin = margin_of(taps)
+        self.margin = len(taps)
         self.corner = self.margin + taps[0]
-        self.pixel, t, slope = locate(x, size, kernel, padding_mode, align_corners)
         self.weights = kernel.weights(t, *phi.values())
         derivatives = {}
         if needs_grad[GRID]:
-            derivatives[GRID] = [k * slope for k in kernel.slopes(t, *phi.values())]
+            derivatives[GRID] = [k * per_unit for k in kernel.slopes(t, *phi.values())]
         if any(needs_grad[i] for i in phi):
             derivatives |= dict(zip(phi, kernel.by_phi(t, *phi.values()), strict=True))
         self.inputs, self.derivatives = list(derivatives), list(derivatives.values())
@@ -100,8 +95,9 @@ class GridSample(Function):
     `kernels` has one for each coordinate of the grid; `phi` are their parameters, those of a kernel
     that serves several axes once.
 
-    The backward takes from the forward the `derivatives` of V that are wanted, with the numbers of
-    the `inputs` that they belong to, and the `index` of each point's first tap.
+    The forward leaves to the backward the `derivatives` of V that are wanted, by x or by Phi along
+    each axis, with the numbers of the `inputs` that they belong to; the `index` of each point's
+    first tap and what `shares` needs besides; and what `bordered` leaves.
     """
 
     def forward(
@@ -112,11 +108,10 @@ class GridSample(Function):
         kernels: Sequence[Kernel],
         padding_mode: str,
         align_corners: bool,
-        antialias: bool,
+        antialias: bool = False,
     ) -> Array:
         check(u, grid, kernels)
         sizes, d = u.shape[2:], u.ndim - 2
-        self.num_phi = len(phi)
         phi_of = by_kernel(kernels, [p.astype(grid.dtype) for p in phi])
         points = grid.transpose(-1, *range(1, d + 1), 0)  # (d, *sizes', N): x, y (, z)
         self.points_shape = points.shape[1:]
@@ -131,16 +126,19 @@ class GridSample(Function):
         self.inputs = [i for axis in self.axes for i in axis.inputs]
         margins = [axis.margin for axis in self.axes]
         image = self.bordered(u, margins, padding_mode, align_corners)
-        pixels, corners = [axis.pixel for axis in self.axes], [axis.corner for axis in self.axes]
-        self.index = self.first_taps(pixels, corners)
+        m, corners = [axis.m for axis in self.axes], [axis.corner for axis in self.axes]
+        self.index = self.first_taps(m, corners)
         v, *self.derivatives = self.interpolate(image)  # Eq. (3)
         return self.as_images(v)
 
     def bordered(
         self, u: Array, margins: list[int], padding_mode: str, align_corners: bool
     ) -> Array:
-        """U with its border, flattened to (C, sizes and batch); how far its axes' pixels are apart
-        there is in `steps`."""
+        """U with its border, flattened to (C, sizes and batch).
+
+        Leaves `steps`, how far neighbours along each axis are apart there, and what the way back
+        needs: `margins`, `outside` and `padded_shape`.
+        """
         sizes = u.shape[2:]
         d = len(sizes)
         self.margins = margins
@@ -153,18 +151,17 @@ class GridSample(Function):
         self.steps = [prod(padded.shape[i:]) for i in range(2, d + 2)]
         return padded.reshape(len(padded), prod(padded.shape[1:]))
 
-    def first_taps(self, pixels: Sequence[Array], corners: Sequence[int]) -> Array:
-        """Where each point's first tap is in the flattened image.
+    def first_taps(self, m: Sequence[Array], corners: Sequence[int]) -> Array:
+        """Where each point's first tap is in the flattened image, from `m` and `corner` along each
+        axis.
 
-        Axis by axis: the pixel that a point's taps are counted from, and where in the border the
-        first tap of pixel 0 is. Computed in floating point, in which the pixels come; whole
-        numbers are exact in float32 up to 2^24.
+        Computed in floating point, in which m comes: whole numbers are exact in float32 up to 2^24.
         """
         _, _, *inner, images = self.padded_shape
-        xp = array_module(pixels[0])
+        xp = array_module(m[0])
         bytes_each = 4 if prod(self.padded_shape[1:]) < 2**24 else 8
-        place, first = pixels[0].astype(f"f{bytes_each}"), corners[0]
-        for pixel, corner, size in zip(pixels[1:], corners[1:], inner, strict=True):
+        place, first = m[0].astype(f"f{bytes_each}"), corners[0]
+        for pixel, corner, size in zip(m[1:], corners[1:], inner, strict=True):
             place *= size
             place += pixel
             first = first * size + corner
@@ -213,20 +210,20 @@ class GridSample(Function):
                 grad_phi[i] = grad_phi.get(i, 0) + (derivative * g).sum()
         grad_grid = self.as_grid(along) if GRID in self.inputs else None
         grad_u = self.adjoint(g) if self.needs_grad[0] else None
-        return grad_u, grad_grid, *(grad_phi.get(GRID + 1 + i) for i in range(self.num_phi))
+        return grad_u, grad_grid, *(grad_phi.get(i) for i in range(GRID + 1, len(self.needs_grad)))
 
     def adjoint(self, g: Array) -> Array:
         """dL/dU from dL/dV (C, points)."""
         padded = array_module(g).zeros((len(g), prod(self.padded_shape[1:])), dtype=g.dtype)
-        for offset, parts in self.taps(g):
-            for channel, part in zip(padded, parts, strict=True):
-                add_at(channel[offset:], self.index, part)
+        for offset, share in self.shares(g):
+            for channel, of_channel in zip(padded, share, strict=True):
+                add_at(channel[offset:], self.index, of_channel)
         padded = padded.reshape(self.padded_shape)
         grad_u = unpad(padded, self.margins, self.outside)
         return grad_u.transpose(-1, *range(grad_u.ndim - 1))
 
-    def taps(self, g: Array) -> Iterator[tuple[int, Array]]:
-        """(offset in the flat image, what of g goes there) for every tap."""
+    def shares(self, g: Array) -> Iterator[tuple[int, Array]]:
+        """For every tap, how far it is from the first, and what of g goes there."""
         for ks in product(*(range(len(axis.weights)) for axis in self.axes)):
             weight = 1.0
             for axis, k in zip(self.axes, ks, strict=True):
@@ -266,6 +263,10 @@ def check(u: Array, grid: Array, kernels: Sequence[Kernel]) -> None:
         )
     check_floating(u, "images")
     check_floating(grid, "grid")
+    if grid.dtype.itemsize < 4:
+        raise TypeError(
+            f"a grid of {grid.dtype} cannot tell the pixels apart: use astype(numpy.float32)"
+        )
     if len(u) not in (1, len(grid)):
         raise ValueError(f"{len(u)} images but {len(grid)} grids; one image may have many grids")
     check_number(kernels, d)
