@@ -20,6 +20,13 @@ Windows of neighbouring h overlap. With g = dL/dy the backward is the same three
     dL/dW2 = sum over h of  g[h] window[h]^T,
     dL/drows: add W2^T g[h] to the window of h, for each h in turn,
     dL/dx:    add each j of rows back to the pixels that it was copied from.
+
+Of a single image a row of y is a dozen numbers wide, and BLAS arranges all of W2 anew for each. A
+forward may as well take the sum over i out of the product (`by_kernel_rows`),
+
+    y = sum over i of  W[i] rows[i]        W[i] (F, kw C), rows[i] (kw C, H' W' N): rows s h + d i,
+
+kh products, each as wide as all of y.
 """
 
 from __future__ import annotations
@@ -61,10 +68,13 @@ class Rows:
 
     def forward(self, x: Array) -> Array:
         xp, g = array_module(x), self.geometry
-        rows = xp.ascontiguousarray(self.shifted(x))
-        self.rows_shape = rows.shape
+        shifted = self.shifted(x)
+        self.rows_shape = shifted.shape
         if self.wanted[1]:
-            self.rows = rows
+            self.rows = xp.ascontiguousarray(shifted)
+        if is_narrow(g):
+            return self.by_kernel_rows(shifted)
+        rows = self.rows if self.wanted[1] else xp.ascontiguousarray(shifted)
         h_out, w_out = g.size_out
         y = xp.empty(
             (g.groups, g.filters // g.groups, h_out, w_out * g.images),
@@ -72,6 +82,19 @@ class Rows:
         )
         xp.matmul(self.weight2, self.windows(rows), out=y.swapaxes(1, 2))
         return y.reshape(g.filters, h_out, w_out, g.images)
+
+    def by_kernel_rows(self, shifted: Array) -> Array:
+        """The same y, as a sum of products for each row i of the kernel."""
+        g, (groups, height, kw, c, w_out, n) = self.geometry, shifted.shape
+        # In the order (j, c, h, w), in which the rows of all h are columns of one matrix.
+        rows = array_module(shifted).ascontiguousarray(shifted.transpose(0, 2, 3, 1, 4, 5))
+        rows = rows.reshape(groups, kw * c, height, w_out * n)
+        y = 0.0
+        for i in range(g.kernel[0]):
+            weight = self.weight2[:, 0, :, i * kw * c : (i + 1) * kw * c]
+            seen = rows[:, :, strided(i * g.dilation[0], g.size_out[0], g.stride[0])]
+            y = y + weight @ seen.reshape(groups, kw * c, g.size_out[0] * w_out * n)
+        return y.reshape(g.filters, *g.size_out, n)
 
     def backward(self, grad: Array) -> tuple[Array | None, Array | None]:
         """dL/dx and dL/dW."""
@@ -138,6 +161,13 @@ class Rows:
             else:
                 seen += rows[:, :, j].swapaxes(1, 2)
         return x.reshape(groups * c, *x.shape[2:])
+
+
+def is_narrow(g: Geometry) -> bool:
+    """Whether a forward goes by rows of the kernel: few columns to a row of y, but channels enough
+    to make each product a deep one, and fewer rows of the kernel than of y."""
+    columns, depth = g.size_out[1] * g.images, g.kernel[1] * g.channels // g.groups
+    return columns <= 32 and depth >= 96 and g.kernel[0] < g.size_out[0]
 
 
 def strided(start: int, count: int, step: int) -> slice:
