@@ -7,7 +7,7 @@ import minist.functional as F
 from minist import Tensor
 from minist.functional import lowering
 from minist.functional.convolution import Geometry, output_size
-from minist.functional.lowering import Rows, is_narrow
+from minist.functional.lowering import Rows, goes_by_kernel_rows
 
 
 def geometry_of(images, filters, stride=(1, 1), dilation=(1, 1), groups=1):
@@ -19,7 +19,8 @@ def geometry_of(images, filters, stride=(1, 1), dilation=(1, 1), groups=1):
 
 
 CASES = {
-    "few images": ((2, 3, 9, 7), (4, 3, 3, 5), {}),
+    "plain": ((2, 3, 9, 7), (4, 3, 3, 5), {}),
+    "empty batch": ((0, 3, 9, 7), (4, 3, 3, 5), {}),
     "one pixel": ((1, 2, 1, 1), (3, 2, 1, 1), {}),
     "one channel": ((1, 1, 5, 4), (1, 1, 2, 3), {}),
     "the window fills the image": ((2, 2, 5, 4), (3, 2, 5, 4), {}),
@@ -42,9 +43,10 @@ def test_both_orders_give_the_same(rng, monkeypatch, images, filters, options):
     grad = rng.normal(size=(filters[0], *geometry.size_out, images[0]))
     results = []
     for narrow in (False, True):
-        monkeypatch.setattr(lowering, "is_narrow", lambda g, narrow=narrow: narrow)
+        monkeypatch.setattr(lowering, "goes_by_kernel_rows", lambda g, narrow=narrow: narrow)
         way = Rows(geometry, weight, (True, True))
-        results.append((way.forward(x), *way.backward(grad)))
+        alone = Rows(geometry, weight, (False, False))
+        results.append((way.forward(x), *way.backward(grad), alone.forward(x)))
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-11, atol=1e-11, strict=True)
 
@@ -60,7 +62,7 @@ def test_both_orders_give_the_same(rng, monkeypatch, images, filters, options):
     ],
 )
 def test_a_single_image_of_many_channels_is_taken_by_rows_of_the_kernel(images, filters, narrow):
-    assert is_narrow(geometry_of(images, filters)) is narrow
+    assert goes_by_kernel_rows(geometry_of(images, filters)) is narrow
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
@@ -76,7 +78,7 @@ def test_a_single_image_beside_torch(rng, options, dtype, tolerance):
     ours = [Tensor(a, requires_grad=True) for a in arrays]
     theirs = [torch.tensor(a, requires_grad=True) for a in arrays]
     y, z = F.conv2d(*ours, **options), torch.nn.functional.conv2d(*theirs, **options)
-    assert is_narrow(y.grad_fn.way.geometry)
+    assert goes_by_kernel_rows(y.grad_fn.way.geometry)
     grad = rng.normal(size=y.shape).astype(dtype)
     y.backward(grad)
     z.backward(torch.tensor(grad))

@@ -334,6 +334,25 @@ def test_the_quick_way_of_the_bilinear_kernel_is_the_general_one(rng, padding_mo
 
 
 @every_mode
+@pytest.mark.parametrize(("u", "grid"), [("f4", "f8"), ("f8", "f4"), ("f2", "f4")])
+def test_mixed_precisions_meet_in_the_wider_one(rng, mode, u, grid):
+    image, points = (
+        rng.random((1, 1, 4, 5)).astype(u),
+        rng.uniform(-1, 1, (1, 3, 3, 2)).astype(grid),
+    )
+    leaves = [Tensor(image, requires_grad=True), Tensor(points, requires_grad=True)]
+    wider = np.result_type(u, grid)
+    expected = [Tensor(leaf.data.astype(wider), requires_grad=True) for leaf in leaves]
+    v, w = (spatial.grid_sample(*inputs, mode) for inputs in (leaves, expected))
+    assert v.dtype == wider
+    np.testing.assert_allclose(v.data, w.data, rtol=1e-5, atol=1e-5)
+    for y in (v, w):
+        y.sum().backward()
+    for leaf, wide in zip(leaves, expected, strict=True):
+        np.testing.assert_allclose(leaf.grad, wide.grad, rtol=2e-3, atol=1e-4)
+
+
+@every_mode
 def test_places_are_whole_also_where_float32_counts_no_more_by_ones(rng, mode):
     u = rng.random((16, 1, 1024, 1024), dtype=np.float32)  # more than 2^24 pixels
     last = np.array([1021, 1022, 1023])
@@ -509,7 +528,7 @@ IMAGE, GRID = np.ones((2, 1, 3, 4)), np.zeros((2, 5, 6, 2))
             IMAGE,
             GRID.astype("float16"),
             TypeError,
-            "a grid of float16 cannot tell the pixels apart",
+            "a grid of float16 is too coarse",
         ),
         (IMAGE, np.zeros((3, 5, 6, 2)), ValueError, "2 images but 3 grids"),
         (IMAGE, GRID[:1], ValueError, "2 images but 1 grids"),

@@ -21,12 +21,13 @@ Windows of neighbouring h overlap. With g = dL/dy the backward is the same three
     dL/drows: add W2^T g[h] to the window of h, for each h in turn,
     dL/dx:    add each j of rows back to the pixels that it was copied from.
 
-Of a single image a row of y is a dozen numbers wide, and BLAS arranges all of W2 anew for each. A
-forward may as well take the sum over i out of the product (`by_kernel_rows`),
+Where a row of y has few columns, W' N, as with a single image, BLAS arranges all of W2 anew for
+each row's few. There the forward sums over i outside of the product (`by_kernel_rows`),
 
-    y = sum over i of  W[i] rows[i]        W[i] (F, kw C), rows[i] (kw C, H' W' N): rows s h + d i,
+    y = sum over i of  W[i] seen[i]        W[i] (F, kw C), seen[i] (kw C, H' W' N),
 
-kh products, each as wide as all of y.
+seen[i] the rows s h + d i of all h side by side, for which `rows` is written in another order,
+(j, c, h, w). That makes kh products, each as wide as all of y. The backward stays as it is.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Rows:
         self.rows_shape = shifted.shape
         if self.wanted[1]:
             self.rows = xp.ascontiguousarray(shifted)
-        if is_narrow(g):
+        if goes_by_kernel_rows(g):
             return self.by_kernel_rows(shifted)
         rows = self.rows if self.wanted[1] else xp.ascontiguousarray(shifted)
         h_out, w_out = g.size_out
@@ -86,7 +87,7 @@ class Rows:
     def by_kernel_rows(self, shifted: Array) -> Array:
         """The same y, as a sum of products for each row i of the kernel."""
         g, (groups, height, kw, c, w_out, n) = self.geometry, shifted.shape
-        # In the order (j, c, h, w), in which the rows of all h are columns of one matrix.
+        # (j, c) down, (h, w, n) across; without a stride what a row of the kernel sees is a view.
         rows = array_module(shifted).ascontiguousarray(shifted.transpose(0, 2, 3, 1, 4, 5))
         rows = rows.reshape(groups, kw * c, height, w_out * n)
         y = 0.0
@@ -163,9 +164,9 @@ class Rows:
         return x.reshape(groups * c, *x.shape[2:])
 
 
-def is_narrow(g: Geometry) -> bool:
-    """Whether a forward goes by rows of the kernel: few columns to a row of y, but channels enough
-    to make each product a deep one, and fewer rows of the kernel than of y."""
+def goes_by_kernel_rows(g: Geometry) -> bool:
+    """Whether a forward does: few columns to a row of y, but channels enough to make each product a
+    deep one, and fewer rows of the kernel than of y (docs/performance.md has the times)."""
     columns, depth = g.size_out[1] * g.images, g.kernel[1] * g.channels // g.groups
     return columns <= 32 and depth >= 96 and g.kernel[0] < g.size_out[0]
 

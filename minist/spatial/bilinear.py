@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import prod
 
-from ..backend import Array, columns_at
+from ..backend import Array, array_module, columns_at
 from .kernels import Bilinear, Kernel
 from .separable import GRID, GridSample, check, locate
 
@@ -16,18 +16,20 @@ CORNERS = MARGINS  # the first tap of pixel 0 is pixel 0 itself
 class BilinearSample(GridSample):
     """V from U (N, C, H, W) and a grid (N, H', W', 2) for the bilinear kernel.
 
-    Let (n, m) be the pixel above and to the left of a point, in row n and column m, and (t_y, t_x)
-    the rest of the way to the point. Of all factors max(0, 1 - |x - m|) in Eq. (5) only those of
-    column m and the next are not 0: 1 - t_x and t_x; likewise in y. Its sums are thus two steps of
-    linear interpolation, along x in the row above the point and the one below, then along y:
+    Of the n and m of Eq. (5), row n and column m here are those of the pixel above and to the left
+    of the point, and (t_y, t_x) is the rest of the way to it. Of all factors max(0, 1 - |x - m|)
+    only those of column m and the next are not 0: 1 - t_x and t_x; likewise in y. The sums are thus
+    two steps of linear interpolation, along x in the row above the point and the one below, then
+    along y:
 
         above = U[n, m] + t_x (U[n, m + 1] - U[n, m]),      below likewise in row n + 1,
         V = above + t_y (below - above).
 
     dV/dt_y is below - above, and dV/dt_x the interpolation along y of the two differences: both
-    are there already. Backwards, g is split in the same proportions: t_y of it goes down, of both
-    parts t_x to the right, and what is left stays. The rest of the backward is `GridSample`'s,
-    which takes twice as many passes over the points, but any kernel.
+    are there already. (Differences have to be finite: where a pixel is infinite, points beside it
+    become NaN also where its weight is 0.) Backwards, g is split in the same proportions: t_y of it
+    goes down, of both parts t_x to the right, and what is left stays. The rest of the backward is
+    inherited. (`GridSample` itself serves any kernel, in twice as many passes over the points.)
     """
 
     def forward(
@@ -40,6 +42,8 @@ class BilinearSample(GridSample):
         align_corners: bool,
     ) -> Array:
         check(u, grid, kernels)
+        if u.dtype != grid.dtype:  # V, and its derivatives, are of the wider type
+            u = u.astype(array_module(u).result_type(u, grid), copy=False)
         points = grid.transpose(3, 1, 2, 0)  # (2, H', W', N): x, y
         self.points_shape = points.shape[1:]
         x, y = points.reshape(2, prod(self.points_shape))
@@ -51,7 +55,8 @@ class BilinearSample(GridSample):
 
         v, *self.derivatives = self.interpolated(image)
         self.inputs = [GRID] * len(self.derivatives)
-        for derivative, per_unit in zip(self.derivatives, (y_per_unit, x_per_unit), strict=False):
+        units = y_per_unit, x_per_unit
+        for derivative, per_unit in zip(self.derivatives, units, strict=False):  # two, or none
             derivative *= per_unit  # Eq. (7), and from pixels to the grid's units
         return self.as_images(v)
 

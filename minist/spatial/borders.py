@@ -29,9 +29,9 @@ def into_image(
 ) -> tuple[Array, Array | float]:
     """Normalised coordinates in pixels, brought into the padded image; and d pixel / dx.
 
-    That is a number, pixels per unit, unless it changes on the way: it is 0 where a point was moved
-    to the border pixel, negative where it was reflected. NaN counts as outside, under "border" and
-    "reflection" as pixel 0.
+    The derivative is one number, pixels per unit, under "zeros"; else an array, with 0 where a
+    point was moved to the border pixel, and negative where it was reflected. NaN counts as outside,
+    under "border" and "reflection" as pixel 0.
 
     The border is as wide as a point has taps, so that all of them can be in it.
 
@@ -53,9 +53,9 @@ def into_image(
         # From the first pixel to the last whose taps are all in the border of the padded image.
         taps = kernel.taps()
         lowest, highest = -float(len(taps) + taps[0]), highest + len(taps) - taps[-1]
-    # fmax takes the other number when one is NaN; of arrays, one to be filled first, it takes half
-    # of its time for a number. (One image is as few points as make NumPy's wrappers felt, of
-    # full_like and clip: so fill, and the array's own clip.)
+    # fmax, not maximum: of a number and NaN it takes the number. With an array of the bound it
+    # takes half of the time that it takes with a scalar. `fill` and the method `clip`, not
+    # `full_like` and `xp.clip`, whose wrappers are felt with a single image.
     pixel = xp.empty_like(x)
     pixel.fill(lowest)
     xp.fmax(x, pixel, out=pixel)

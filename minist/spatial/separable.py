@@ -25,15 +25,17 @@ def locate(
     """Where points lie along an axis of `size` pixels: m, t, and dt/dx.
 
     `x` (points) are normalised coordinates. In pixels a point is at m + t, m the pixel that a
-    kernel's taps are counted from. dt/dx is pixels per unit (see `into_image`).
+    kernel's taps are counted from, of two taps the left one. dt/dx is in pixels per unit (see
+    `into_image`).
     """
     xp = array_module(x)
     taps = kernel.taps()
-    t, per_unit = into_image(x, size, kernel, padding_mode, align_corners)
+    pixel, per_unit = into_image(x, size, kernel, padding_mode, align_corners)
     # A point that rounding left just beside a pixel is at the pixel: the identity grid must see
     # each pixel's own value and slope, not its left neighbour's.
     slack = rounding(x.dtype, size)
-    m = kernel.floor(t + slack, taps)
+    m = kernel.floor(pixel + slack, taps)
+    t = pixel
     t -= m
     if len(taps) % 2:
         t *= abs(t) > slack
@@ -265,7 +267,8 @@ def check(u: Array, grid: Array, kernels: Sequence[Kernel]) -> None:
     check_floating(grid, "grid")
     if grid.dtype.itemsize < 4:
         raise TypeError(
-            f"a grid of {grid.dtype} cannot tell the pixels apart: use astype(numpy.float32)"
+            f"a grid of {grid.dtype} is too coarse to place points between pixels: "
+            "use astype(numpy.float32)"
         )
     if len(u) not in (1, len(grid)):
         raise ValueError(f"{len(u)} images but {len(grid)} grids; one image may have many grids")
