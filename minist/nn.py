@@ -114,8 +114,7 @@ class Sequential(Module):
             setattr(self, str(i), layer)
 
     def _layers(self) -> list[Module]:
-        # Not `children`, which walks through lists and dicts, too: with one image, a thirtieth of
-        # the time that ST-FCN takes.
+        # Not `children`, which also finds those in lists and dicts.
         return [layer for layer in vars(self).values() if isinstance(layer, Module)]
 
     def __iter__(self) -> Iterator[Module]:

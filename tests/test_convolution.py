@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import minist
 import minist.functional as F
 from minist import Tensor, gradcheck, tensor
+from minist.functional import lowering
 
 # images, filters, options
 CASES = {
@@ -29,6 +30,13 @@ CASES = {
         (2, 4, 8, 7),
         (4, 2, 3, 2),
         {"stride": (2, 1), "padding": (1, 2), "dilation": (2, 3), "groups": 2},
+    ),
+    # The next two go by rows of the kernel.
+    "a single image of many channels": ((1, 32, 6, 5), (2, 32, 3, 3), {}),
+    "the same, all at once": (
+        (1, 66, 9, 8),
+        (2, 33, 3, 3),
+        {"stride": (2, 1), "padding": (2, 1), "dilation": (1, 2), "groups": 2},
     ),
 }
 every_case = pytest.mark.parametrize(("images", "filters", "options"), CASES.values(), ids=CASES)
@@ -54,6 +62,33 @@ def test_value(rng, images, filters, options):
     y = F.conv2d(x, weight, bias, **options).numpy()
     expected = by_definition(x, weight, bias, **options)
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12, strict=True)
+
+
+@every_case
+def test_value_by_rows_of_the_kernel(rng, monkeypatch, images, filters, options):
+    monkeypatch.setattr(lowering, "goes_by_kernel_rows", lambda geometry: True)
+    test_value(rng, images, filters, options)
+
+
+@pytest.mark.parametrize(
+    ("images", "filters", "chosen"),
+    [
+        (*CASES["a single image of many channels"][:2], True),
+        ((1, 48, 17, 17), (48, 48, 7, 7), True),
+        ((1, 1, 42, 42), (48, 1, 9, 9), False),  # a product would be nine numbers deep
+        ((1, 48, 10, 10), (48, 48, 7, 7), False),  # seven rows of the kernel, four of the output
+        ((4, 48, 17, 17), (48, 48, 7, 7), False),
+    ],
+)
+def test_single_images_of_many_channels_go_by_rows_of_the_kernel(
+    monkeypatch, images, filters, chosen
+):
+    taken, plain = [], lowering.Rows.by_kernel_rows
+    monkeypatch.setattr(
+        lowering.Rows, "by_kernel_rows", lambda way, x: taken.append(way) or plain(way, x)
+    )
+    F.conv2d(np.zeros(images), np.zeros(filters))
+    assert bool(taken) is chosen
 
 
 @every_case
